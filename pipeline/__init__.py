@@ -1,0 +1,1 @@
+"""What happens around a network, one step to a file, named after the step."""
