@@ -1,0 +1,128 @@
+"""What happens to a face between a camera and a detector, applied at random in training.
+
+Photos reach people cropped, rescaled, recompressed, blurred and brightened. A detector that never
+saw that takes sharpness or a file format for the truth. Every change here hits real and fake
+pictures alike: whether it happens never depends on the label.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipeline.files import atomic_write
+from pipeline.images import resize
+
+_FILTERS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How often (probabilities, 0…1) and how strongly pictures are changed in training."""
+
+    flip: float = 0.5
+    crop: float = 0.8
+    smallest_crop: float = 0.75  # of the side; both sides on their own, so the aspect varies too
+    rescale: float = 0.3  # shrink to 30–90 % and grow back, each with a filter of its own
+    blur: float = 0.1  # Gaussian, sigma 0.3–1.5 pixels
+    noise: float = 0.1  # Gaussian, standard deviation 1–6 of 255
+    brightness: float = 0.4  # brightness ±12 %, contrast 80–125 %
+    jpeg: float = 0.5  # quality 30–100
+    webp: float = 0.05  # quality 30–100
+
+
+NO_AUGMENTATION = Augmentation(flip=0, crop=0, rescale=0, blur=0, noise=0, brightness=0, jpeg=0,
+                               webp=0)  # fmt: skip
+
+
+def augment(
+    image: np.ndarray, size: int, filter: str, recipe: Augmentation, random: np.random.Generator
+) -> np.ndarray:
+    """Change a picture at random: (height, width, 3) uint8 RGB → (size, size, 3) uint8.
+
+    Cropping works on the full picture; `filter` brings it to `size` as scoring does; the other
+    changes follow in the order in which photos meet them: rescaling, blur, noise, light, files.
+    The same state of `random` gives the same picture.
+    """
+    if random.random() < recipe.crop:
+        image = _crop(image, recipe.smallest_crop, random)
+    image = resize(image, size, filter)
+    if random.random() < recipe.flip:
+        image = cv2.flip(image, 1)
+    for probability, change in (
+        (recipe.rescale, _rescale),
+        (recipe.blur, _blur),
+        (recipe.noise, _noise),
+        (recipe.brightness, _brightness),
+        (recipe.jpeg, _jpeg),
+        (recipe.webp, _webp),
+    ):
+        if random.random() < probability:
+            image = change(image, random)
+    return image
+
+
+def save_contact_sheet(
+    images: list[np.ndarray], size: int, filter: str, recipe: Augmentation, seed: int, path: Path
+) -> None:
+    """Write a PNG with a row for each picture: as scoring sees it, then seven augmented ones."""
+    random = np.random.default_rng(seed)
+    rows = [
+        np.hstack(
+            [resize(image, size, filter)]
+            + [augment(image, size, filter, recipe, random) for _ in range(7)]
+        )
+        for image in images
+    ]
+    written, png = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
+    assert written
+    with atomic_write(path, "wb") as file:
+        file.write(png.tobytes())
+
+
+def _crop(image: np.ndarray, smallest: float, random: np.random.Generator) -> np.ndarray:
+    height, width = image.shape[:2]
+    new_height = max(1, round(height * random.uniform(smallest, 1)))
+    new_width = max(1, round(width * random.uniform(smallest, 1)))
+    top = random.integers(height - new_height + 1)
+    left = random.integers(width - new_width + 1)
+    return image[top : top + new_height, left : left + new_width]
+
+
+def _rescale(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    size = image.shape[0]
+    small = max(8, round(size * random.uniform(0.3, 0.9)))
+    down, up = random.choice(_FILTERS), random.choice(_FILTERS)
+    image = cv2.resize(image, (small, small), interpolation=int(down))
+    return cv2.resize(image, (size, size), interpolation=int(up))
+
+
+def _blur(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    return cv2.GaussianBlur(image, (0, 0), sigmaX=random.uniform(0.3, 1.5))
+
+
+def _noise(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    noise = random.standard_normal(image.shape, dtype=np.float32) * random.uniform(1, 6)
+    return np.clip(image + noise, 0, 255).round().astype(np.uint8)
+
+
+def _brightness(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    contrast, shift = random.uniform(0.8, 1.25), random.uniform(-30, 30)
+    # One table entry for each of the 256 values: contrast around the middle grey, then brightness.
+    table = np.clip((np.arange(256) - 127.5) * contrast + 127.5 + shift, 0, 255).round()
+    return cv2.LUT(image, table.astype(np.uint8))
+
+
+def _jpeg(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    return _recompress(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, int(random.integers(30, 101)))
+
+
+def _webp(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    return _recompress(image, ".webp", cv2.IMWRITE_WEBP_QUALITY, int(random.integers(30, 101)))
+
+
+def _recompress(image: np.ndarray, suffix: str, flag: int, quality: int) -> np.ndarray:
+    written, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [flag, quality])
+    assert written
+    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)

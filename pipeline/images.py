@@ -1,0 +1,334 @@
+"""Photos from disk or from an upload as upright RGB arrays, and the resizing that networks see.
+
+This is the only decoder of the project: training, validation, scoring and the web page all read
+through `read_image` and resize through `resize`, so they can never drift apart. Whatever is wrong
+with a file comes out as one `ImageError` with a sentence; nothing else escapes, and no file can
+make it hang or fill the memory.
+"""
+
+import codecs
+import errno
+import functools
+import os
+import re
+import stat
+import warnings
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+
+# Importing the four plugins that Pillow does not load at once spares it the search through all 45.
+from PIL import (
+    AvifImagePlugin,  # noqa: F401
+    Image,
+    MpoImagePlugin,  # noqa: F401
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+
+from pipeline.errors import ImageError
+
+PHOTO_SUFFIXES: frozenset[str] = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib"}
+    | {".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".hif"}
+)
+"""The endings, in lower case, of the files that a search through a folder takes for photos."""
+
+# Pillow warns of odd metadata and of more than 89 megapixels. The pictures are read all the same,
+# and the limit below is ours; a warning without the file's name would help nobody. Set once here,
+# because warnings.catch_warnings is not safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\b")
+
+
+def read_image(source: str | os.PathLike | BinaryIO, max_pixels: int = 100_000_000) -> np.ndarray:
+    """Decode a photo: (height, width, 3) uint8, RGB, upright, in memory of its own.
+
+    `source` is a path, or a binary file open for reading and seeking (it is read from its start
+    and left open). JPEG (and MPO), PNG, WebP, BMP, TIFF, GIF, AVIF and HEIC are told apart by their
+    first bytes, whatever the name says; of several pictures or frames the first one counts.
+    The EXIF orientation is applied, transparency is composed on black, grey of 16 or 32 bits is
+    scaled to 8, ICC profiles are ignored on purpose (the networks learn from pixels as stored).
+
+    Raises `ImageError` for everything that cannot be read: missing, empty, cut short, damaged, of
+    another type, a folder or device, unreadable, or with more than `max_pixels` pixels in its
+    header, which is looked at before anything is decoded. Pillow itself refuses more than
+    178,956,970 pixels, so a larger `max_pixels` has no effect.
+    """
+    try:
+        if hasattr(source, "read"):
+            return _decode(source, max_pixels)
+        _check_regular_file(source)
+        with open(source, "rb") as file:
+            return _decode(file, max_pixels)
+    except OSError as error:
+        raise ImageError(_why_unreadable(error, source)) from error
+
+
+def resize(image: np.ndarray, size: int, filter: str) -> np.ndarray:
+    """Resize (height, width, 3) uint8 to (size, size, 3) uint8; the aspect ratio is not kept.
+
+    `filter` is "area" (the average of the pixels covered; bicubic where the picture must grow) or
+    "nearest" (the very pixels that Pillow's NEAREST picks, as MesoNet's published weights expect).
+    Any other raises `ValueError`.
+    """
+    if filter == "area":
+        height, width = image.shape[:2]
+        shrinking = size * size < height * width
+        interpolation = cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
+        return cv2.resize(image, (size, size), interpolation=interpolation)
+    if filter == "nearest":
+        # Plain INTER_NEAREST takes other pixels; this one was compared at 200,000 pairs of sizes.
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+    raise ValueError(f'unknown resize filter {filter!r}: it must be "area" or "nearest"')
+
+
+def _check_regular_file(path: str | os.PathLike) -> None:
+    """Refuse what is no plain file before opening it: opening a FIFO would wait for a writer."""
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:  # a NUL character, or one that the file system cannot encode
+        raise ImageError("no file can have such a name; check the path") from error
+    if stat.S_ISDIR(mode):
+        raise ImageError("this is a folder, not a photo; name the photos in it, or scan the folder")
+    if not stat.S_ISREG(mode):
+        kinds = {
+            stat.S_ISFIFO: "a named pipe (FIFO)",
+            stat.S_ISSOCK: "a socket",
+            stat.S_ISCHR: "a device",
+            stat.S_ISBLK: "a device",
+        }
+        kind = next((name for matches, name in kinds.items() if matches(mode)), "a special file")
+        raise ImageError(f"this is {kind}, not a file with a photo in it; leave it out")
+
+
+def _why_unreadable(error: OSError, path: str | os.PathLike) -> str:
+    if isinstance(error, FileNotFoundError) and os.path.islink(path):
+        return "this link is broken: the file it points to does not exist; mend or remove the link"
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "there is no such file; check the path"
+    if isinstance(error, PermissionError):
+        return "there is no permission to read this file; change its permissions or its owner"
+    if error.errno == errno.ENAMETOOLONG:
+        return "the name or path is too long for this system; shorten it or move the file up"
+    if error.errno == errno.ELOOP:
+        return "this link leads in a circle; mend or remove the link"
+    return f"the file cannot be read ({error.strerror}); check the disk or the network drive"
+
+
+def _decode(file: BinaryIO, max_pixels: int) -> np.ndarray:
+    file.seek(0)
+    head = file.read(1024)
+    if not head:
+        raise ImageError("the file is empty; copy or download it again")
+    kind = _picture_format(head)
+    if kind is None:
+        raise ImageError(
+            f"this is {_other_type(head)}, not a photo of a type that is read: {_READ}"
+        )
+    if kind == "HEIF":
+        _register_heif()
+    try:
+        with Image.open(file, formats=[kind]) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError(
+                    f"the picture claims to have {width} x {height} pixels, more than the limit of "
+                    f"{max_pixels:,} pixels; save a smaller copy of it"
+                )
+            image.load()
+            return np.array(_upright(_rgb(image), _orientation(image)))
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"the picture claims to have far more pixels than the limit of {max_pixels:,} pixels; "
+            "save a smaller copy of it"
+        ) from error
+    except MemoryError as error:
+        raise ImageError(
+            "the picture needs more memory than there is; save a smaller copy of it"
+        ) from error
+    # Decoders raise nearly anything on hostile bytes: ValueError, SyntaxError, struct.error, …
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # the disk's trouble, not the picture's
+        raise ImageError(_why_undecodable(error, file, head, kind)) from error
+
+
+def _why_undecodable(error: Exception, file: BinaryIO, head: bytes, kind: str) -> str:
+    name = _NAMES.get(kind, kind)
+    cut_short = re.search("truncated|end of file|outside of file", str(error), re.IGNORECASE)
+    if cut_short or file.seek(0, os.SEEK_END) < _promised_length(head, kind):
+        return f"the {name} picture is cut short: its end is missing; copy or download it again"
+    if isinstance(error, UnidentifiedImageError):
+        return (
+            f"the file begins like {name}, but its header is damaged or cut short, gives no width "
+            "or height, or is of a rare kind; save it as PNG in another program"
+        )
+    return f"the {name} picture is damaged: its data cannot be decoded; copy or download it again"
+
+
+def _promised_length(head: bytes, kind: str) -> int:
+    """The bytes that a file must have by its own header, where the decoder's error hides it."""
+    if kind == "WEBP":
+        return 8 + int.from_bytes(head[4:8], "little")
+    if kind == "TIFF":  # its directory may stand at the very end
+        return 2 + int.from_bytes(head[4:8], "little" if head.startswith(b"II") else "big")
+    return 0
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 (upright) where the metadata is damaged.
+
+    Ask after `load`: a PNG may keep EXIF behind its pixels, and TIFF pictures turn upright then.
+    HEIC is turned by its decoder, which leaves 1 here.
+    """
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # as many kinds of error as there are kinds of broken EXIF
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Undo the rotation; unlike `ImageOps.exif_transpose`, without writing EXIF, which can fail."""
+    transpose = Image.Transpose
+    method = {
+        2: transpose.FLIP_LEFT_RIGHT,
+        3: transpose.ROTATE_180,
+        4: transpose.FLIP_TOP_BOTTOM,
+        5: transpose.TRANSPOSE,
+        6: transpose.ROTATE_270,
+        7: transpose.TRANSVERSE,
+        8: transpose.ROTATE_90,
+    }.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = Image.fromarray(_grey_of_8_bits(image))
+    if image.has_transparency_data:
+        with_alpha = image.convert("RGBA")
+        black = Image.new("RGB", image.size)
+        black.paste(with_alpha, mask=with_alpha)
+        return black
+    return image.convert("RGB")
+
+
+def _grey_of_8_bits(image: Image.Image) -> np.ndarray:
+    """(H, W) uint8 from deep grey; Pillow's own conversion clips everything above 255 to white."""
+    grey = np.asarray(image)
+    if image.mode in ("I", "F"):
+        # Nothing says what is white. Take the usual range (0…1 only for fractions) that holds all.
+        grey = np.nan_to_num(grey.astype(np.float32))
+        usual = (255, 65535) if image.mode == "I" else (1, 255, 65535)
+        white = next((white for white in usual if grey.max() <= white), grey.max())
+        return np.rint(grey.clip(0, white) * (255 / white)).astype(np.uint8)
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]  # 12 is read as it is, up to 4095
+    scaled = np.rint(np.linspace(0, 255, 2**bits)).astype(np.uint8)
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero
+        scaled = scaled[::-1]
+    if "transparency" in image.info:  # one shade that stands for nothing
+        scaled[image.info["transparency"]] = 0
+    return scaled[grey]
+
+
+_READ = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC"
+_NAMES = {"WEBP": "WebP", "HEIF": "HEIC"}
+
+_PICTURES = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+}
+_HEIF_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
+_AVIF_BRANDS = frozenset((b"avif", b"avis"))
+
+
+def _picture_format(head: bytes) -> str | None:
+    """The name that Pillow gives to the format of these first bytes, or None for all others."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[4:8] == b"ftyp":
+        brands = _brands(head)
+        if brands[0] in _AVIF_BRANDS or (
+            brands[0] in (b"mif1", b"msf1") and _AVIF_BRANDS & {*brands}
+        ):
+            return "AVIF"
+        return "HEIF" if brands[0] in _HEIF_BRANDS else None
+    return next((name for name, starts in _PICTURES.items() if head.startswith(starts)), None)
+
+
+def _brands(head: bytes) -> list[bytes]:
+    """The major brand and the compatible ones of an ISO base media file (ISO/IEC 14496-12, 4.3)."""
+    size = int.from_bytes(head[:4], "big")
+    return [head[8:12]] + [head[i : i + 4] for i in range(16, min(size, len(head)), 4)]
+
+
+@functools.cache
+def _register_heif() -> None:
+    import pillow_heif  # 50 ms of start-up that only HEIC photos are worth
+
+    pillow_heif.register_heif_opener()
+
+
+_OTHER_TYPES = {
+    b"%PDF-": "a PDF document",
+    b"PK\x03\x04": "a zip archive or office document",
+    b"PK\x05\x06": "an empty zip archive",
+    b"Rar!": "a RAR archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x1aE\xdf\xa3": "a Matroska or WebM video",
+    b"\x00\x00\x01\xba": "an MPEG video",
+    b"FLV\x01": "a Flash video",
+    b"\x00\x00\x00\x0cJXL ": "a JPEG XL picture",
+    b"\xff\x0a": "a JPEG XL picture",
+    b"\x00\x00\x00\x0cjP  ": "a JPEG 2000 picture",
+    b"\xff\x4f\xff\x51": "a JPEG 2000 picture",
+    b"8BPS": "a Photoshop document",
+    b"%!PS": "a PostScript document",
+    b"\x00\x00\x01\x00": "a Windows icon",
+    b"FUJIFILMCCD-RAW": "a camera raw file",
+    b"IIRO": "a camera raw file",
+    b"IIU\x00": "a camera raw file",
+    b"ID3": "an MP3 sound",
+    b"version https://git-lfs": "a Git LFS pointer (fetch the photo with `git lfs pull`)",
+}
+_OTHER_BRANDS = {
+    b"qt  ": "a QuickTime video",
+    b"crx ": "a camera raw file",
+    b"M4A ": "an MP4 sound",
+}
+_OTHER_RIFF = {b"AVI ": "an AVI video", b"WAVE": "a WAV sound"}
+
+
+def _other_type(head: bytes) -> str:
+    """What the first bytes are, with its article, for a sentence."""
+    if head[4:8] == b"ftyp":
+        return _OTHER_BRANDS.get(head[8:12], "an MP4 video")
+    if head[:4] == b"RIFF" and head[8:12] in _OTHER_RIFF:
+        return _OTHER_RIFF[head[8:12]]
+    for start, name in _OTHER_TYPES.items():
+        if head.startswith(start):
+            return name
+    text = head.lower()
+    if b"<svg" in text:
+        return "an SVG drawing"
+    if b"<html" in text or b"<!doctype html" in text:
+        return "a web page"
+    return "a text file" if _is_text(head) else "a file of an unknown type"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        # Incremental, because the last character may be cut in two.
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and all(character >= " " or character in "\t\n\r\f" for character in text)

@@ -1,0 +1,170 @@
+"""Which photos a scoring command means: files, folders, patterns, or a list on standard input."""
+
+import glob
+import os
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO, NamedTuple, TextIO
+
+from pipeline.images import PHOTO_SUFFIXES
+
+
+class Photo(NamedTuple):
+    """A photo to score or, where `error` holds a sentence, a path that leads to none."""
+
+    path: str
+    error: str = ""
+
+
+class PhotoFinder:
+    """The photos that `find_photos` finds; iterate over it once."""
+
+    def __init__(self, arguments: Iterable[str], stdin: TextIO | None = None):
+        self.skipped = 0  # files so far that were left out because they do not end like a photo
+        self._arguments = arguments
+        self._stdin = stdin
+        self._walked: set[tuple[int, int]] = set()  # folders, as device and inode
+        self._named: set[tuple[tuple[int, int], str]] = set()  # files: their folder and name
+
+    def __iter__(self) -> Iterator[Photo]:
+        for argument in self._arguments:
+            if argument == "-":
+                for line in _lines((self._stdin or sys.stdin).buffer):
+                    yield from self._literal(line)
+            elif glob.has_magic(argument) and not os.path.lexists(argument):
+                yield from self._pattern(argument)
+            else:
+                yield from self._literal(argument, once=True)
+
+    def _literal(self, path: str, once: bool = False) -> Iterator[Photo]:
+        try:
+            mode = os.stat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in it
+            yield Photo(path, "There is no such file or folder; check the spelling.")
+        except OSError as error:
+            yield Photo(
+                path, f"This path cannot be reached ({error.strerror}); check its spelling."
+            )
+        else:
+            if stat.S_ISDIR(mode):
+                yield from self._walk(path)
+            elif not once or self._is_new(path):
+                yield Photo(path)
+
+    def _pattern(self, pattern: str) -> Iterator[Photo]:
+        matches = sorted(glob.glob(pattern, recursive=True))
+        others = 0
+        for path in matches:
+            if os.path.isdir(path):
+                yield from self._walk(path)
+            elif not _ends_like_photo(path):
+                others += 1
+            elif self._is_new(path):
+                yield Photo(path)
+        self.skipped += others
+        if not matches:
+            yield Photo(pattern, "No file matches this pattern; check the spelling.")
+        elif others == len(matches):
+            yield Photo(
+                pattern,
+                "No file that matches this pattern ends like a photo (.jpg, .png, …); "
+                "name the files one by one to have them tried all the same.",
+            )
+
+    def _walk(self, top: str) -> Iterator[Photo]:
+        folders = [top]
+        while folders:
+            folder = folders.pop()
+            try:
+                identity = _identity(folder)
+                if identity in self._walked:  # given twice, or a link that leads in a circle
+                    continue
+                with os.scandir(folder) as entries:
+                    found = sorted(
+                        (entry.name, _is_folder(entry))
+                        for entry in entries
+                        if not entry.name.startswith(".")
+                    )
+            except OSError as error:
+                yield Photo(
+                    folder,
+                    f"This folder cannot be read ({error.strerror}); "
+                    "change its permissions or leave it out.",
+                )
+                continue
+            self._walked.add(identity)
+
+            for name, is_folder in found:
+                if is_folder:
+                    continue
+                if not _ends_like_photo(name):
+                    self.skipped += 1
+                elif (identity, name) not in self._named:
+                    yield Photo(os.path.join(folder, name))
+            folders.extend(
+                os.path.join(folder, name) for name, is_folder in reversed(found) if is_folder
+            )
+
+    def _is_new(self, path: str) -> bool:
+        """Whether neither this file nor, with all its photos, its folder has been met before."""
+        folder, name = os.path.split(path)
+        try:
+            identity = _identity(folder or os.curdir)
+        except OSError:  # gone since the pattern was matched: reading the photo says so
+            return True
+        in_walked = identity in self._walked and _ends_like_photo(name) and name[0] != "."
+        if in_walked or (identity, name) in self._named:
+            return False
+        self._named.add((identity, name))
+        return True
+
+
+def find_photos(arguments: Iterable[str], stdin: TextIO | None = None) -> PhotoFinder:
+    """Find the photos that the arguments of a scoring command mean, one after the other.
+
+    An argument is a photo (tried whatever its ending), a folder, a pattern that the shell did not
+    expand (`photos/**/*.jpg`; a file that really has such a name comes first), or `-`: one path a
+    line on `stdin` (or separated by NUL, as `find -print0` writes them). Folders are searched with
+    all folders in them, sorted by name, links followed but no folder twice; there and among the
+    matches of a pattern only files with an ending of `PHOTO_SUFFIXES` count. What is hidden is left
+    out silently, other files are counted in `skipped`. What is given twice comes once; only lines
+    of `stdin` are taken as they are, for their number has no limit.
+
+    What does not exist, matches nothing or cannot be read comes as a `Photo` with an error sentence
+    (without the path); the others go on. At any moment only the names of one folder are in memory.
+    """
+    return PhotoFinder(arguments, stdin)
+
+
+def _lines(stdin: BinaryIO) -> Iterator[str]:
+    """The paths of a list, each as soon as it has arrived; bytes of any encoding pass through."""
+    separator = rest = b""
+    while chunk := stdin.read1(1 << 16):
+        separator = separator or (b"\0" if b"\0" in chunk else b"\n")
+        *lines, rest = (rest + chunk).split(separator)
+        yield from _paths(lines)
+    yield from _paths([rest])
+
+
+def _paths(lines: list[bytes]) -> Iterator[str]:
+    for line in lines:
+        line = line.removesuffix(b"\r")  # lists made on Windows
+        if line:
+            yield os.fsdecode(line)
+
+
+def _ends_like_photo(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: reading it as a photo says what is wrong
+        return False

@@ -1,0 +1,482 @@
+"""The result rows of scoring, one a face: written so that a killed run can go on, read, shown.
+
+CSV, JSON Lines and Parquet hold the same columns in the same order; empty is "" or null.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from pipeline.errors import UserError
+from pipeline.files import atomic_write
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Row:
+    """One face, or one photo without a face or with an error; numbers are plain Python numbers."""
+
+    path: str
+    face: int | None = None  # 0, 1, … within the photo
+    left: int | None = None  # pixels of the upright photo; right and bottom are exclusive
+    top: int | None = None
+    right: int | None = None
+    bottom: int | None = None
+    face_score: float | None = None  # 0…1, of the face finder
+    fake_probability: float | None = None  # 0…1, calibrated
+    verdict: str  # real, fake, uncertain, no face or error
+    threshold: float | None = None  # the fake_probability from which on a face is called fake
+    model: str | None = None
+    error: str | None = None  # a sentence
+
+    def as_dict(self) -> dict[str, str | int | float | None]:
+        return {name: getattr(self, name) for name in FIELDS}
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Row))
+
+_WHOLE_NUMBERS = ("face", "left", "top", "right", "bottom")
+_FRACTIONS = ("face_score", "fake_probability", "threshold")
+_LONGEST_RECORD = 1 << 20  # bytes; longer: a quote that others opened and nobody closed
+_BATCH = 30_000  # rows that become Parquet together, about 50 MB
+
+
+class RowWriter:
+    """Where rows go; `open_output` makes one. A context manager, to be left in any case.
+
+    `done` holds the paths of the photos that an earlier run has scored.
+    """
+
+    def __init__(self):
+        self.done: set[str] = set()
+
+    def write(self, rows: list[Row]) -> None:
+        """Take all rows of one photo. When it returns, kill -9 can no longer undo them."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Finish the output; also after Ctrl-C or an error."""
+
+    def __enter__(self) -> "RowWriter":
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        self.close()
+
+
+def open_output(path: Path | None, resume: bool = False, model: str | None = None) -> RowWriter:
+    """Open `path`, which ends in .csv, .jsonl or .parquet, for the rows of `model`.
+
+    A missing folder is made. With `resume`, the photos in the file are in `done`, except those
+    that ended in an error and the last one, which may lack rows: their rows are removed, so that
+    they are scored again. Without `resume`, an earlier file is kept as `<name>.bak`. Both is said
+    on standard error. Parquet is written at the end; until then the rows are in
+    `.<name>.journal.jsonl` beside it, where `resume` finds them after kill -9.
+    Without `path` the rows are shown as a table on standard output.
+
+    Raises UserError where the ending is unknown, the file cannot be written, or `resume` finds
+    rows of other columns or of a model other than `model` (None: any).
+    """
+    if path is None:
+        if resume:
+            raise UserError("--continue needs --output with the file that is to be continued.")
+        return TableWriter(sys.stdout)
+    path = Path(path)
+    if path.suffix.lower() not in _WRITERS:
+        raise UserError(f"{path}: the output must end in .csv, .jsonl or .parquet.")
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: this is a folder or a device; --output must name a file.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _WRITERS[path.suffix.lower()](path, resume, model)
+    except OSError as error:
+        raise UserError(
+            f"{path}: the rows cannot be written here ({error.strerror}); choose another --output."
+        ) from error
+
+
+def read_rows(path: str | Path) -> Iterator[dict[str, str | int | float | None]]:
+    """Read a .csv, .jsonl or .parquet file of rows, one dict of `FIELDS` a row, in constant memory.
+
+    Numbers are int and float, what is empty is None. A last row that was cut off by kill -9 is left
+    out. Raises UserError where the file is missing or not a file of rows.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _WRITERS:
+        raise UserError(f"{path}: a file of rows ends in .csv, .jsonl or .parquet.")
+    try:
+        if suffix == ".parquet":
+            yield from _read_parquet(path)
+        else:
+            yield from (row for _, row in _read_records(path, _FORMATS[suffix]))
+    except OSError as error:
+        raise UserError(f"{path}: this file cannot be read ({error.strerror}).") from error
+
+
+class TableWriter(RowWriter):
+    """Shows rows as lines of a table as they come, in a terminal shortened to its width."""
+
+    def __init__(self, stream: TextIO):
+        super().__init__()
+        self._stream = stream
+        self._terminal = stream.isatty()
+        self._colours = self._terminal and not os.environ.get("NO_COLOR")
+        self._header = f"{'verdict':<9}  {'fake':>6}  {'face':>4}  photo"
+
+    def write(self, rows: list[Row]) -> None:
+        if self._header and rows:
+            self._print(self._header)
+            self._header = ""
+        for row in rows:
+            self._print(self._line(row))
+        self._stream.flush()
+
+    def _line(self, row: Row) -> str:
+        verdict = f"{row.verdict:<9}"
+        if self._colours and row.verdict in _COLOURS:
+            verdict = f"\x1b[{_COLOURS[row.verdict]}m{verdict}\x1b[0m"
+        fake = "" if row.fake_probability is None else f"{row.fake_probability:.1%}"
+        face = "" if row.face is None else row.face
+        path = _printable(row.path)
+        error = f": {_printable(row.error)}" if row.error else ""
+        if self._terminal:
+            columns = shutil.get_terminal_size().columns
+            path = _shortened(
+                path, max(24, columns - len(f"{'':9}  {fake:>6}  {face:>4}  {error}"))
+            )
+        return f"{verdict}  {fake:>6}  {face:>4}  {path}{error}"
+
+    def _print(self, line: str) -> None:
+        encoding = self._stream.encoding or "utf-8"
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=self._stream)
+
+
+@dataclasses.dataclass
+class Summary:
+    """Counts what was scored, from the moment it is made."""
+
+    photos: int = 0
+    real: int = 0
+    fake: int = 0
+    uncertain: int = 0
+    no_face: int = 0  # photos
+    errors: int = 0
+    start: float = dataclasses.field(default_factory=time.perf_counter)
+
+    def add(self, rows: list[Row]) -> None:
+        """Count all rows of one photo."""
+        self.photos += 1
+        for row in rows:
+            name = {"no face": "no_face", "error": "errors"}.get(row.verdict, row.verdict)
+            setattr(self, name, getattr(self, name) + 1)
+
+    @property
+    def faces(self) -> int:
+        return self.real + self.fake + self.uncertain
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.start
+
+    def line(self, skipped: int = 0) -> str:
+        """All counts as one line; `skipped` is the number of files that were no photos."""
+        parts = [
+            f"{_count(self.photos, 'photo')}, {_count(self.faces, 'face')}: "
+            f"{self.fake} fake, {self.uncertain} uncertain, {self.real} real"
+        ]
+        if self.no_face:
+            parts.append(f"{self.no_face} without a face")
+        if self.errors:
+            parts.append(_count(self.errors, "error"))
+        if skipped:
+            parts.append(f"{_count(skipped, 'other file')} skipped")
+        parts.append(f"{self.photos / self.elapsed:.1f} photos/s")
+        return "; ".join(parts)
+
+
+class _Csv:
+    header = (",".join(FIELDS) + "\n").encode()
+    opening = b""
+
+    @staticmethod
+    def encode(row: dict) -> bytes:
+        line = io.StringIO(newline="")
+        csv.writer(line).writerow(row.values())  # its \r\n makes it quote both signs within fields
+        return (line.getvalue().removesuffix("\r\n") + "\n").encode("utf-8", "surrogateescape")
+
+    @staticmethod
+    def is_whole(record: bytes) -> bool:
+        return record.endswith(b"\n") and record.count(b'"') % 2 == 0  # not within a quoted field
+
+    @staticmethod
+    def decode(record: bytes) -> dict:
+        text = io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")
+        row = dict(zip(FIELDS, next(csv.reader(text, strict=True)), strict=True))
+        for name, value in row.items():
+            if value == "":
+                row[name] = None
+            elif name in _WHOLE_NUMBERS:
+                row[name] = int(value)
+            elif name in _FRACTIONS:
+                row[name] = float(value)
+        return row
+
+
+class _JsonLines:
+    header = b""
+    opening = b"{"
+
+    @staticmethod
+    def encode(row: dict) -> bytes:
+        # A byte of a path that is not UTF-8 is a lone surrogate in Python; backslashreplace writes
+        # it as \udcXX, which is just JSON's way to write it.
+        return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+    @staticmethod
+    def is_whole(record: bytes) -> bool:
+        return record.endswith(b"\n")
+
+    @staticmethod
+    def decode(record: bytes) -> dict:
+        row = json.loads(record)
+        if not isinstance(row, dict) or tuple(row) != FIELDS:
+            raise ValueError("other columns")
+        return row
+
+
+_FORMATS = {".csv": _Csv, ".jsonl": _JsonLines}
+
+
+class _TextWriter(RowWriter):
+    """Appends rows to a file that is readable at any moment."""
+
+    def __init__(self, path: Path, resume: bool, model: str | None):
+        super().__init__()
+        self._path = path
+        self._format = _FORMATS[path.suffix.lower()]
+        if resume and path.exists():
+            self.done = _cut_back(path, self._format, model)
+        else:
+            if path.exists() and path.stat().st_size > len(self._format.header):
+                _set_aside(path)
+            with atomic_write(path, "wb") as file:
+                file.write(self._format.header)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
+
+    def write(self, rows: list[Row]) -> None:
+        rest = b"".join(self._format.encode(row.as_dict()) for row in rows)
+        end = self._file.tell()
+        try:
+            while rest:  # one turn, except on a disk that is nearly full
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+            raise UserError(
+                f"{self._path}: the rows cannot be written ({error.strerror}); make room and "
+                "run the same command with --continue."
+            ) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _ParquetWriter(_TextWriter):
+    """Appends rows to a journal and turns it into Parquet, which cannot be appended to, at the end.
+
+    While there is a journal, it holds every row of the Parquet file beside it too, or that file is
+    of an older run; so resuming looks at the journal first.
+    """
+
+    def __init__(self, path: Path, resume: bool, model: str | None):
+        _pyarrow()  # missing: better said now than after the scoring
+        journal = path.with_name(f".{path.name}.journal.jsonl")
+        if resume and path.exists() and not journal.exists():
+            with atomic_write(journal, "wb") as file:
+                file.writelines(map(_JsonLines.encode, _read_parquet(path)))
+        elif not resume and path.exists() and _holds_rows(path):
+            _set_aside(path)
+        self._parquet = path
+        super().__init__(journal, resume, model)
+
+    def close(self) -> None:
+        super().close()
+        try:
+            _write_parquet(self._parquet, (row for _, row in _read_records(self._path, _JsonLines)))
+            self._path.unlink()
+        except OSError as error:
+            raise UserError(
+                f"{self._parquet}: this file cannot be written ({error.strerror}); the rows are "
+                f"kept in {self._path.name}: make room and run the same command with --continue."
+            ) from error
+
+
+_WRITERS = {".csv": _TextWriter, ".jsonl": _TextWriter, ".parquet": _ParquetWriter}
+
+
+def _read_records(path: Path, form: type[_Csv | _JsonLines]) -> Iterator[tuple[bytes, dict]]:
+    """Each whole record as it stands in the file, and the row in it."""
+    with open(path, "rb") as file:
+        if not form.header.startswith(file.read(len(form.header))):
+            raise _not_rows(path, "its first line")
+        record, number = b"", 1
+        for line in file:
+            record += line
+            if not form.is_whole(record):
+                if len(record) > _LONGEST_RECORD:
+                    raise _not_rows(path, f"row {number}")
+                continue
+            try:
+                yield record, form.decode(record)
+            except (ValueError, csv.Error) as error:
+                raise _not_rows(path, f"row {number}") from error
+            record, number = b"", number + 1
+        if not record.startswith(form.opening[: len(record)]):
+            raise _not_rows(path, "its end")
+
+
+def _not_rows(path: Path, where: str) -> UserError:
+    return UserError(
+        f"{path}: {where} is not as this program writes it (columns {', '.join(FIELDS)}); "
+        "choose another file, or leave out --continue."
+    )
+
+
+def _cut_back(path: Path, form: type[_Csv | _JsonLines], model: str | None) -> set[str]:
+    """Leave in a file only the rows of photos that need no second look; the paths of these."""
+    done = set()
+    again = 0
+    with atomic_write(path, "wb") as kept:
+        kept.write(form.header)
+        for photo, records in _all_but_last(_photos(path, form, model)):
+            if any(row["verdict"] == "error" for _, row in records):
+                again += 1
+            else:
+                done.add(photo)
+                kept.writelines(text for text, _ in records)
+    print(
+        f"{path}: {_count(len(done), 'photo')} scored already"
+        + (f"; {again} that ended in an error will be tried again." if again else "."),
+        file=sys.stderr,
+    )
+    return done
+
+
+def _photos(
+    path: Path, form: type[_Csv | _JsonLines], model: str | None
+) -> Iterator[tuple[str, list[tuple[bytes, dict]]]]:
+    """Each photo with its records, which stand together."""
+    by_photo = itertools.groupby(_read_records(path, form), key=lambda record: record[1]["path"])
+    for photo, group in by_photo:
+        records = list(group)
+        for _, row in records:
+            if None not in (model, row["model"]) and row["model"] != model:
+                raise UserError(
+                    f"{path}: the rows in it are of the model {row['model']}, not {model}; choose "
+                    "another --output, or leave out --continue (the file is then kept as .bak)."
+                )
+        yield photo, records
+
+
+def _all_but_last(items: Iterable) -> Iterator:
+    return (item for item, _next in itertools.pairwise(items))
+
+
+def _set_aside(path: Path) -> None:
+    backup = path.with_name(path.name + ".bak")
+    os.replace(path, backup)
+    print(f"{path} was there already; it is kept as {backup.name}.", file=sys.stderr)
+
+
+def _pyarrow():
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(
+            "Parquet files need pyarrow: run `pip install pyarrow`, or use .csv or .jsonl."
+        ) from error
+    return pyarrow
+
+
+def _write_parquet(path: Path, rows: Iterable[dict]) -> None:
+    pyarrow = _pyarrow()
+    types = (
+        dict.fromkeys(FIELDS, pyarrow.string())
+        | dict.fromkeys(_WHOLE_NUMBERS, pyarrow.int32())
+        | dict.fromkeys(_FRACTIONS, pyarrow.float64())
+    )
+    schema = pyarrow.schema(types.items())
+    rows = iter(rows)
+    with (
+        atomic_write(path, "wb") as file,
+        pyarrow.parquet.ParquetWriter(file, schema) as parquet,
+    ):
+        while batch := list(itertools.islice(rows, _BATCH)):
+            valid = [{name: _utf8(value) for name, value in row.items()} for row in batch]
+            parquet.write_table(pyarrow.Table.from_pylist(valid, schema))
+
+
+def _read_parquet(path: Path) -> Iterator[dict]:
+    pyarrow = _pyarrow()
+    try:
+        with pyarrow.parquet.ParquetFile(path) as parquet:
+            if tuple(parquet.schema_arrow.names) != FIELDS:
+                raise _not_rows(path, "its list of columns")
+            for batch in parquet.iter_batches(_BATCH):
+                for row in batch.to_pylist():
+                    yield {name: _from_utf8(value) for name, value in row.items()}
+    except pyarrow.ArrowInvalid as error:
+        raise _not_rows(path, "its content") from error
+
+
+def _holds_rows(parquet: Path) -> bool:
+    try:
+        return next(_read_parquet(parquet), None) is not None
+    except UserError:  # something else, which is not to be lost either
+        return True
+
+
+def _utf8(value: str | int | float | None) -> str | int | float | None:
+    """Parquet's strings must be UTF-8: a byte of a path that is not becomes the text `\\udcXX`."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _from_utf8(value: str | int | float | None) -> str | int | float | None:
+    if isinstance(value, str) and r"\udc" in value:
+        return re.sub(r"\\udc([89a-f][0-9a-f])", lambda code: chr(0xDC00 + int(code[1], 16)), value)
+    return value
+
+
+_COLOURS = {"fake": 31, "real": 32, "uncertain": 33, "error": 35}  # red, green, yellow, magenta
+
+
+def _printable(text: str) -> str:
+    """Line ends and other control signs in a name would break the table, or the terminal."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
+def _shortened(path: str, width: int) -> str:
+    """Cut out the middle, so that the folder's beginning and the file's name stay."""
+    if len(path) <= width:
+        return path
+    tail = (width - 1) * 2 // 3
+    return f"{path[: width - 1 - tail]}…{path[-tail:]}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
