@@ -26,7 +26,6 @@ import json
 import sys
 from pathlib import Path
 
-from pipeline.audit import audit_dataset, format_audit
 from pipeline.errors import UserError
 from pipeline.faces import DEFAULT_MARGIN
 from pipeline.files import atomic_write
@@ -71,6 +70,8 @@ def main(args: argparse.Namespace) -> int:
     settings = CropSettings(args.face, args.margin, args.size, args.frames)
     crops, skipped = make_crops(planned, args.output, settings, args.workers)
     dataset = write_manifest(args.output, crops, skipped)
+
+    from pipeline.audit import audit_dataset, format_audit  # seconds, which --list can do without
 
     audit = audit_dataset(dataset, args.workers)
     if leak := source_format_leak(crops):

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import io
 import os
+import sys
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from PIL import Image, JpegImagePlugin
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
-from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, Sample, fingerprint
+from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, Sample, fingerprint, load_dataset
 from pipeline.errors import ImageError
 from pipeline.images import read_image
 
@@ -113,6 +114,15 @@ def audit_dataset(dataset: Dataset, workers: int | None = None, progress: bool =
     }
     audit["warnings"] = _warnings(audit)
     return audit
+
+
+def audited_dataset(root: Path, workers: int | None = None) -> tuple[Dataset, dict]:
+    """Load a dataset, audit it, print the audit; the dataset without its unreadable pictures, and
+    the audit. Raises UserError where there is no dataset."""
+    dataset = load_dataset(root)
+    audit = audit_dataset(dataset, workers)
+    print(format_audit(audit), file=sys.stderr)
+    return drop_unreadable(dataset, audit), audit
 
 
 def format_audit(audit: dict) -> str:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
+from models import Architecture
+from pipeline.dataset import FAKE, REAL, Sample
 from pipeline.files import atomic_write
-from pipeline.images import resize
+from pipeline.images import read_image, resize
 
 _FILTERS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 
@@ -63,22 +66,24 @@ def augment(
     return image
 
 
-def save_contact_sheet(
-    images: list[np.ndarray], size: int, filter: str, recipe: Augmentation, seed: int, path: Path
+def show_augmentation(
+    samples: list[Sample], architecture: Architecture, recipe: Augmentation, seed: int, path: Path
 ) -> None:
-    """Write a PNG with a row for each picture: as scoring sees it, then seven augmented ones."""
+    """Write a PNG sheet: eight pictures, four of each class, a row each.
+
+    A row holds the picture as scoring sees it, then seven augmented versions.
+    """
     random = np.random.default_rng(seed)
-    rows = [
-        np.hstack(
-            [resize(image, size, filter)]
-            + [augment(image, size, filter, recipe, random) for _ in range(7)]
-        )
-        for image in images
-    ]
-    written, png = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
-    assert written
+    rows = []
+    for label in (REAL, FAKE):
+        of_class = [sample for sample in samples if sample.label == label]
+        for index in random.choice(len(of_class), min(4, len(of_class)), replace=False):
+            image = read_image(of_class[index].path)
+            size = architecture.input_size
+            augmented = [augment(image, size, "area", recipe, random) for _ in range(7)]
+            rows.append(np.hstack([resize(image, size, "area"), *augmented]))
     with atomic_write(path, "wb") as file:
-        file.write(png.tobytes())
+        Image.fromarray(np.vstack(rows)).save(file, format="PNG")
 
 
 def _crop(image: np.ndarray, smallest: float, random: np.random.Generator) -> np.ndarray:

@@ -19,8 +19,9 @@ from pipeline.files import sha256_of
 
 WEIGHTS_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
 
-# At 0.5, at least 99 % of the pictures of every kind of labelled face crop yield a face, while
-# ordinary objects, textures and noise score below 0.3 at full size.
+# At 0.5 a face is found in at least 99 % of the pictures of every kind of labelled face (220 each
+# of FFHQ, StyleGAN, DFDC, CIPLAB, Stable Diffusion), while none of scikit-image's pictures without
+# a face, noise included, scores above 0.3.
 MIN_SCORE = 0.5
 # CenterFace sees faces from about 25 pixels: in a photo of 4000 × 3000, reduced to 960, nine of
 # ten faces 120 pixels large are found, against four of ten at 640. At 1280, 80 pixels suffice for
@@ -34,8 +35,8 @@ LARGE_FACE = 1 / 3  # of the shorter side: what the thumbnail answers for
 # OpenVINO prepares itself anew (50 to 500 ms) for every input shape: keep them few.
 SIDE_STEP = 64
 
-# A face found in a larger photo is framed as in FFHQ, StyleGAN and portrait crops, in which the
-# face box has 0.76 to 0.77 of the picture's side (median; 1 / 1.3 = 0.77).
+# A face found in a larger photo is framed about as in FFHQ, StyleGAN and CIPLAB pictures, in which
+# the face box has 0.72 to 0.77 of the picture's side (medians; 1 / 1.3 = 0.77).
 DEFAULT_MARGIN = 1.3
 FACE_CROP = 0.5
 SQUARE_ENOUGH = 1.1
@@ -152,6 +153,12 @@ def face_regions(
     is so where it has one face, whose box has at least half (FACE_CROP) of the picture's shorter
     side, and is nearly square (SQUARE_ENOUGH: the longer side at most 1.1 times the shorter, for
     networks squeeze what they see into a square). Then the whole picture is taken, as in training.
+
+    Measured, 220 pictures each: whole are taken 100 % of StyleGAN, CIPLAB, UTKFace and real DFDC
+    faces, 99 % of DFDC swaps (the rest: no face), 96 to 97 % of FFHQ (the rest: bystanders), 87 %
+    of Stable Diffusion's portraits and 56 % of other generators', whose faces are often smaller.
+    The box has 0.72 of the shorter side in FFHQ (median; 1st percentile 0.58), 0.73 in StyleGAN,
+    0.74 in CIPLAB, 0.76 in Stable Diffusion, 0.97 in UTKFace and 0.99 in DFDC.
     """
     height, width = image.shape[:2]
     whole = (0, 0, width, height)

@@ -4,7 +4,9 @@ import glob
 import os
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
 from pipeline.images import PHOTO_SUFFIXES
@@ -24,6 +26,7 @@ class PhotoFinder:
         self.skipped = 0  # files so far that were left out because they do not end like a photo
         self._arguments = arguments
         self._stdin = stdin
+        self._matched = 0  # photos and folders so far that the arguments lead to
         self._walked: set[tuple[int, int]] = set()  # folders, as device and inode
         self._named: set[tuple[tuple[int, int], str]] = set()  # files: their folder and name
 
@@ -48,37 +51,60 @@ class PhotoFinder:
             )
         else:
             if stat.S_ISDIR(mode):
-                yield from self._walk(path)
+                yield from self._walk(path, self._walked)
             elif not once or self._is_new(path):
                 yield Photo(path)
 
     def _pattern(self, pattern: str) -> Iterator[Photo]:
-        matches = sorted(glob.glob(pattern, recursive=True))
-        others = 0
-        for path in matches:
-            if os.path.isdir(path):
-                yield from self._walk(path)
-            elif not _ends_like_photo(path):
-                others += 1
-            elif self._is_new(path):
-                yield Photo(path)
-        self.skipped += others
-        if not matches:
-            yield Photo(pattern, "No file matches this pattern; check the spelling.")
-        elif others == len(matches):
-            yield Photo(
-                pattern,
-                "No file that matches this pattern ends like a photo (.jpg, .png, …); "
-                "name the files one by one to have them tried all the same.",
+        matched, skipped = self._matched, self.skipped
+        yield from self._deep(pattern) if "**" in Path(pattern).parts else self._flat(pattern)
+        if self._matched == matched:
+            why = (
+                "No file matches this pattern; check the spelling."
+                if self.skipped == skipped
+                else "No file that matches this pattern ends like a photo (.jpg, .png, …); "
+                "name the files one by one to have them tried all the same."
             )
+            yield Photo(pattern, why)
 
-    def _walk(self, top: str) -> Iterator[Photo]:
+    def _flat(self, pattern: str) -> Iterator[Photo]:
+        for path in sorted(glob.glob(pattern)):
+            if os.path.isdir(path):
+                self._matched += 1
+                yield from self._walk(path, self._walked)
+            elif not _ends_like_photo(path):
+                self.skipped += 1
+            else:
+                self._matched += 1
+                if self._is_new(path):
+                    yield Photo(path)
+
+    def _deep(self, pattern: str) -> Iterator[Photo]:
+        """A pattern with `**`; glob.glob would never end where links lead in circles."""
+        parts = Path(pattern).parts
+        start = parts.index("**")
+        head = os.path.join("", *parts[:start]) or os.curdir
+        for top in sorted(glob.glob(head)):
+
+            def wanted(path: str, top: str = top) -> bool:
+                return _matches(Path(path).relative_to(top).parts, parts[start:])
+
+            for photo in self._walk(top, set(), wanted):
+                if photo.error or self._is_new(photo.path):
+                    yield photo
+
+    def _walk(
+        self,
+        top: str,
+        walked: set[tuple[int, int]],
+        wanted: Callable[[str], bool] = lambda _path: True,
+    ) -> Iterator[Photo]:
         folders = [top]
         while folders:
             folder = folders.pop()
             try:
                 identity = _identity(folder)
-                if identity in self._walked:  # given twice, or a link that leads in a circle
+                if identity in walked:  # given twice, or a link that leads in a circle
                     continue
                 with os.scandir(folder) as entries:
                     found = sorted(
@@ -93,15 +119,18 @@ class PhotoFinder:
                     "change its permissions or leave it out.",
                 )
                 continue
-            self._walked.add(identity)
+            walked.add(identity)
 
             for name, is_folder in found:
-                if is_folder:
+                path = os.path.join(folder, name)
+                if is_folder or not wanted(path):
                     continue
                 if not _ends_like_photo(name):
                     self.skipped += 1
-                elif (identity, name) not in self._named:
-                    yield Photo(os.path.join(folder, name))
+                    continue
+                self._matched += 1
+                if (identity, name) not in self._named:
+                    yield Photo(path)
             folders.extend(
                 os.path.join(folder, name) for name, is_folder in reversed(found) if is_folder
             )
@@ -132,7 +161,8 @@ def find_photos(arguments: Iterable[str], stdin: TextIO | None = None) -> PhotoF
     of `stdin` are taken as they are, for their number has no limit.
 
     What does not exist, matches nothing or cannot be read comes as a `Photo` with an error sentence
-    (without the path); the others go on. At any moment only the names of one folder are in memory.
+    (without the path); the others go on. Only the names of one folder are in memory at any moment,
+    besides those of the files that arguments and patterns name.
     """
     return PhotoFinder(arguments, stdin)
 
@@ -152,6 +182,15 @@ def _paths(lines: list[bytes]) -> Iterator[str]:
         line = line.removesuffix(b"\r")  # lists made on Windows
         if line:
             yield os.fsdecode(line)
+
+
+def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether a path, or a folder that it lies in, matches; both are given part by part."""
+    if not pattern:
+        return True
+    if pattern[0] == "**":
+        return any(_matches(path[start:], pattern[1:]) for start in range(len(path) + 1))
+    return bool(path) and fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
 
 
 def _ends_like_photo(name: str) -> bool:

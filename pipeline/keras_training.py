@@ -5,14 +5,17 @@ depends on is in the state folder that each epoch leaves behind. So a run that w
 resumed ends with the same weights, bit for bit, as one that nobody touched.
 """
 
+import argparse
+import contextlib
 import json
 import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,15 +27,25 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-import keras
-import tensorflow as tf
-
 from models import Architecture
 from pipeline.augmentation import Augmentation, augment
-from pipeline.dataset import Sample
+from pipeline.dataset import FAKE, REAL, Dataset, Sample, fingerprint
+from pipeline.detector import check_folder
 from pipeline.errors import UserError
-from pipeline.files import atomic_write, recover_folder, replace_folder
+from pipeline.faces import DEFAULT_MARGIN
+from pipeline.files import atomic_write, quiet_stderr, recover_folder, replace_folder
+from pipeline.finishing import Trained, finish_training
 from pipeline.images import read_image, resize
+from pipeline.published import published_file
+from pipeline.runs import close_run, open_run, read_history
+
+with quiet_stderr():  # TensorFlow tells at length which devices it has not found
+    import keras
+    import tensorflow as tf
+
+    tf.config.list_physical_devices()
+
+WEIGHTS = "model.weights.h5"
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,7 @@ class Recipe:
     batch_size: int
     learning_rate: float
     patience: int  # epochs without a better validation AUC before training stops
+    dropout: float
     seed: int
     augmentation: Augmentation
     resize_filter: str
@@ -182,16 +196,25 @@ class Batches:
 
 
 def train(
-    architecture: Architecture, recipe: Recipe, batches: Batches, run: Path, resume: bool
+    architecture: Architecture,
+    recipe: Recipe,
+    batches: Batches,
+    run: Path,
+    resume: bool,
+    start: Callable[[keras.Model], None] | None = None,
 ) -> keras.Model:
     """Train and return the network with the weights of its best epoch (validation AUC).
 
+    `start` loads the weights to start from into the untrained network; None: from scratch.
+
     `run` is the folder of the training: `history.jsonl` (one line an epoch), `tensorboard/`, and
-    `state/`, from which `resume` goes on. Raises UserError if there is nothing to resume.
+    `state/`, from which `resume` goes on.
     """
     keras.utils.set_random_seed(recipe.seed)
     tf.config.experimental.enable_op_determinism()
-    model = architecture.build()
+    model = architecture.build(dropout=recipe.dropout)
+    if start:
+        start(model)
     model.compile(
         optimizer=keras.optimizers.Adam(
             keras.optimizers.schedules.CosineDecay(
@@ -246,12 +269,9 @@ class TrainingState(keras.callbacks.Callback):
     def load(self, model: keras.Model) -> int:
         """Bring `model`, its optimizer and early stopping back; return the next epoch (0-based)."""
         recover_folder(self._folder)
-        try:
-            state = json.loads((self._folder / "state.json").read_text())
-        except FileNotFoundError:
-            raise UserError(
-                f"{self._run}: nothing to resume here yet; leave --resume out to start"
-            ) from None
+        if not self._folder.exists():  # killed before its first epoch was over
+            return 0
+        state = json.loads((self._folder / "state.json").read_text())
         model.optimizer.build(model.trainable_variables)
         model.load_weights(self._folder / "last.weights.h5")
         self._history, self._early = state["history"], state["early_stopping"]
@@ -262,8 +282,12 @@ class TrainingState(keras.callbacks.Callback):
         for name, value in self._early.items():  # EarlyStopping has just reset itself
             setattr(self._early_stopping, name, value)
 
+    def on_epoch_begin(self, epoch: int, logs=None):
+        self._epoch_start = time.perf_counter()
+
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
         logs = {name: float(value) for name, value in logs.items()}
+        logs["seconds"] = round(time.perf_counter() - self._epoch_start, 1)
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._history.append({"epoch": epoch + 1, **logs, "learning_rate": rate})
         is_best = self._early_stopping.best_epoch == epoch
@@ -306,3 +330,133 @@ class ProgressBar(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
         self._bar.set_postfix({name: f"{value:.4f}" for name, value in logs.items()})
         self._bar.close()
+
+
+def export_graph(model: keras.Model, path: Path) -> None:
+    """Write the network as ONNX: `pixels` (N, size, size, 3) float32 → logits (N, 1) float32."""
+    # The exporter talks about its progress on both streams; nothing in it is for a user.
+    model(np.zeros((1, *model.input_shape[1:]), np.float32))  # the exporter wants a network in use
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        model.export(path, format="onnx", verbose=False)
+
+
+def train_detector(
+    args: argparse.Namespace,
+    architecture: Architecture,
+    augmentation: Augmentation,
+    dataset: Dataset,
+    audit: dict,
+    output: Path,
+) -> None:
+    """Train on an audited dataset as the script's arguments say, and write the detector folder."""
+    recipe = Recipe(
+        args.epochs,
+        args.batch_size,
+        args.learning_rate,
+        args.patience,
+        args.dropout,
+        args.seed,
+        augmentation,
+        resize_filter="area",
+    )
+    start, load_start = starting_point(args.init, architecture)
+    device = choose_device(args.device)
+    print(f"Training {architecture.name} on {device}, start: {start}.", file=sys.stderr)
+    settings = {
+        "architecture": architecture.name,
+        "start": start,
+        **asdict(recipe),
+        "fingerprint": fingerprint(dataset.train + dataset.validate),
+    }
+    run = open_run(output, settings, args.resume)
+    with atomic_write(run / "audit.json") as file:
+        json.dump(audit, file, indent=1)
+    batches = Batches(
+        architecture, recipe, dataset.train, dataset.validate, args.workers, _memory() // 3
+    )
+    model = train(architecture, recipe, batches, run, args.resume, load_start)
+    history = read_history(run)
+    labels = [sample.label for sample in dataset.train]
+    description = finish_training(
+        finished_network(model, architecture),
+        architecture,
+        recipe.resize_filter,
+        DEFAULT_MARGIN,
+        dataset.validate,
+        args.threshold_rule,
+        {
+            "start": start,
+            "arguments": {**asdict(recipe), **asdict(augmentation)},
+            "data": dataset.root.resolve().name,
+            "data_licence": args.data_licence,
+            "fingerprint": settings["fingerprint"],
+            "images": {"real": labels.count(REAL), "fake": labels.count(FAKE)},
+            "epochs_run": len(history),
+            "best_epoch": max(history, key=lambda line: line["val_auc"])["epoch"],
+            "minutes": sum(line["seconds"] for line in history) / 60,
+            "device": device,
+        },
+        run,
+        output,
+    )
+    close_run(run)
+    metrics = description["metrics"]
+    print(
+        f"{output}: validation AUC {metrics['auc']:.3f}; at the threshold "
+        f"{metrics['recall_fake']:.1%} of the fakes found, {1 - metrics['recall_real']:.1%} of the "
+        "real faces called fake."
+    )
+
+
+def finished_network(model: keras.Model, architecture: Architecture) -> Trained:
+    """A trained Keras network as the last steps want it, without its optimizer."""
+    network = architecture.build()
+    network.set_weights(model.get_weights())
+    scaling = architecture.scaling
+
+    def logits(pixels: np.ndarray) -> np.ndarray:
+        scaled = (pixels.astype(np.float32) - scaling.mean) / scaling.std
+        return network(scaled.astype(np.float32), training=False).numpy()[:, 0]
+
+    return Trained(
+        logits,
+        export=lambda path: export_graph(network, path),
+        save_weights=lambda folder: network.save_weights(folder / WEIGHTS),
+    )
+
+
+def starting_point(
+    init: str, architecture: Architecture
+) -> tuple[str, Callable[[keras.Model], None] | None]:
+    """What `--init` means: (a label for the model card, what loads the weights).
+
+    "none" is from scratch; otherwise a detector folder of the same architecture, or one of
+    MesoNet's published .h5 files. Raises UserError for anything else.
+    """
+    if init == "none":
+        return "scratch", None
+    path = Path(init)
+    if path.suffix == ".h5":
+        from models.meso import load_published_weights
+
+        name, published = published_file(path)
+        _require_same(published, architecture, path)
+        return f"published {name}", lambda model: load_published_weights(model, path)
+    if not path.exists():
+        raise UserError(f"--init {init}: there is no such file or folder; `none` is from scratch.")
+    description = check_folder(path)
+    _require_same(description["architecture"], architecture, path)
+    return f"detector {description['name']}", lambda model: model.load_weights(path / WEIGHTS)
+
+
+def _memory() -> int:
+    """Bytes of memory in this machine; 8 GiB where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):
+        return 8 << 30
+
+
+def _require_same(found: str, architecture: Architecture, path: Path) -> None:
+    if found != architecture.name:
+        raise UserError(f"--init {path}: this is a {found}, not a {architecture.name}.")

@@ -208,7 +208,7 @@ def write_manifest(output: Path, crops: Sequence[Crop], skipped: Sequence[Skippe
     with atomic_write(output / "skipped.csv") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "reason"))
-        writer.writerows((_printable(str(path)), reason) for path, reason in map(_fields, skipped))
+        writer.writerows((_printable(str(skip.path)), skip.reason) for skip in skipped)
 
     samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
     for crop in crops:
@@ -421,9 +421,7 @@ def _largest_faces(path: Path, finder: FaceFinder | None, settings: CropSettings
             crop = _shrunk(crop_region(image, regions[0]), settings.size)  # the largest is first
             faces.append(_Face(frame, regions[0], _png(crop)))
     if not faces:
-        raise ImageError(
-            "no face was found in it; if it shows one, crop it by hand and use --face none"
-        )
+        raise ImageError("no face was found in it; leave it out, or crop it to the face by hand")
     return faces
 
 
@@ -504,7 +502,3 @@ def _tidy(generator: str) -> str:
     """The generator's name as one that a folder of the dataset can bear."""
     parts = (re.sub(r"[^\w.+ -]+", "_", part).strip(". ")[:60] for part in generator.split("/"))
     return "/".join(part for part in parts if part)
-
-
-def _fields(skipped: Skipped) -> tuple[Path, str]:
-    return skipped.path, skipped.reason

@@ -13,11 +13,11 @@ import json
 import sys
 from pathlib import Path
 
+from pipeline.detector import check_folder
 from pipeline.errors import UserError
 from pipeline.files import atomic_write, sha256_of
 from pipeline.weights import (
     WEIGHTS,
-    check_detector,
     check_entries,
     pack_detector,
     read_entries,
@@ -85,7 +85,7 @@ def find_detectors(weights: Path) -> dict[str, dict]:
     folders = [folder for folder in folders if not folder.name.startswith(".")]
     if not folders:
         raise UserError(f"{weights} holds no detector folder: train one, or name another folder.")
-    detectors = {folder: check_detector(folder) for folder in folders}
+    detectors = {folder: check_folder(folder) for folder in folders}
     for folder, detector in detectors.items():
         if detector["name"] != folder.name:
             raise UserError(

@@ -47,18 +47,20 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Row))
 
 _WHOLE_NUMBERS = ("face", "left", "top", "right", "bottom")
 _FRACTIONS = ("face_score", "fake_probability", "threshold")
-_LONGEST_RECORD = 1 << 20  # bytes; longer: a quote that others opened and nobody closed
+_LONGEST_RECORD = 1 << 16  # bytes; longer: a quote that others opened and nobody closed
 _BATCH = 30_000  # rows that become Parquet together, about 50 MB
 
 
 class RowWriter:
     """Where rows go; `open_output` makes one. A context manager, to be left in any case.
 
-    `done` holds the paths of the photos that an earlier run has scored.
+    `done` holds the paths of the photos that an earlier run has scored, `retried` counts those
+    that ended in an error there and are to be tried again.
     """
 
     def __init__(self):
         self.done: set[str] = set()
+        self.retried = 0
 
     def write(self, rows: list[Row]) -> None:
         """Take all rows of one photo. When it returns, kill -9 can no longer undo them."""
@@ -98,11 +100,19 @@ def open_output(path: Path | None, resume: bool = False, model: str | None = Non
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: this is a folder or a device; --output must name a file.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        return _WRITERS[path.suffix.lower()](path, resume, model)
+        writer = _WRITERS[path.suffix.lower()](path, resume, model)
     except OSError as error:
         raise UserError(
             f"{path}: the rows cannot be written here ({error.strerror}); choose another --output."
         ) from error
+    if resume:
+        again = f"; {writer.retried} that ended in an error will be tried again"
+        print(
+            f"{path}: {_count(len(writer.done), 'photo')} scored already"
+            f"{again if writer.retried else ''}.",
+            file=sys.stderr,
+        )
+    return writer
 
 
 def read_rows(path: str | Path) -> Iterator[dict[str, str | int | float | None]]:
@@ -267,7 +277,7 @@ class _TextWriter(RowWriter):
         self._path = path
         self._format = _FORMATS[path.suffix.lower()]
         if resume and path.exists():
-            self.done = _cut_back(path, self._format, model)
+            self.done, self.retried = _cut_back(path, self._format, model)
         else:
             if path.exists() and path.stat().st_size > len(self._format.header):
                 _set_aside(path)
@@ -303,13 +313,19 @@ class _ParquetWriter(_TextWriter):
     def __init__(self, path: Path, resume: bool, model: str | None):
         _pyarrow()  # missing: better said now than after the scoring
         journal = path.with_name(f".{path.name}.journal.jsonl")
-        if resume and path.exists() and not journal.exists():
+        reopened = resume and path.exists() and not journal.exists()
+        if reopened:
             with atomic_write(journal, "wb") as file:
                 file.writelines(map(_JsonLines.encode, _read_parquet(path)))
         elif not resume and path.exists() and _holds_rows(path):
             _set_aside(path)
         self._parquet = path
-        super().__init__(journal, resume, model)
+        try:
+            super().__init__(journal, resume, model)
+        except BaseException:
+            if reopened:
+                journal.unlink(missing_ok=True)  # all its rows are in the Parquet file
+            raise
 
     def close(self) -> None:
         super().close()
@@ -354,24 +370,22 @@ def _not_rows(path: Path, where: str) -> UserError:
     )
 
 
-def _cut_back(path: Path, form: type[_Csv | _JsonLines], model: str | None) -> set[str]:
-    """Leave in a file only the rows of photos that need no second look; the paths of these."""
+def _cut_back(path: Path, form: type[_Csv | _JsonLines], model: str | None) -> tuple[set[str], int]:
+    """Leave in a file only the rows of photos that need no second look.
+
+    Returns the paths of these, and how many others ended in an error.
+    """
     done = set()
-    again = 0
+    errors = 0
     with atomic_write(path, "wb") as kept:
         kept.write(form.header)
         for photo, records in _all_but_last(_photos(path, form, model)):
             if any(row["verdict"] == "error" for _, row in records):
-                again += 1
+                errors += 1
             else:
                 done.add(photo)
                 kept.writelines(text for text, _ in records)
-    print(
-        f"{path}: {_count(len(done), 'photo')} scored already"
-        + (f"; {again} that ended in an error will be tried again." if again else "."),
-        file=sys.stderr,
-    )
-    return done
+    return done, errors
 
 
 def _photos(

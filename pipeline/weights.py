@@ -25,6 +25,7 @@ from typing import IO
 
 from tqdm import tqdm
 
+from pipeline.detector import check_folder
 from pipeline.errors import UserError
 from pipeline.files import recover_folder, replace_folder, sha256_of
 
@@ -166,41 +167,12 @@ def download(
         ) from None
 
 
-def check_detector(folder: Path) -> dict:
-    """The content of `folder`/detector.json, once every file that it lists has been verified.
-
-    Raises UserError where it is missing or malformed, or a listed file is missing or changed.
-    """
-    try:
-        detector = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder / 'detector.json'} cannot be read ({error}): train or download it again."
-        ) from None
-    files = detector.get("files") if isinstance(detector, dict) else None
-    if not isinstance(files, dict) or not files or not isinstance(detector.get("name"), str):
-        raise UserError(
-            f"{folder / 'detector.json'} lacks `name` or `files` (name: sha256): train or download "
-            "it again."
-        )
-    for name, sha256 in files.items():
-        path = folder / _safe_path(name, folder)
-        if not path.is_file():
-            raise UserError(f"{path} is missing: train or download it again.")
-        if sha256_of(path) != sha256:
-            raise UserError(
-                f"{path} is not the file that detector.json describes (its SHA-256 differs): "
-                "train or download it again."
-            )
-    return detector
-
-
 def pack_detector(folder: Path, stream: IO[bytes]) -> None:
     """Write a checked detector folder to `stream` as a tar; the same files give the same bytes.
 
     Packed are detector.json, the files that it lists, and the model card with its pictures.
     """
-    detector = check_detector(folder)
+    detector = check_folder(folder)
     card = {path.name for path in folder.iterdir() if path.suffix in _CARD_TYPES}
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for name in sorted({"detector.json", *detector["files"], *card}):
@@ -278,7 +250,7 @@ def _refuse_to_replace_own_work(release: Release, target: Path) -> None:
         return
     if (target / "detector.json").is_file():
         try:
-            check_detector(target)
+            check_folder(target)
         except UserError:
             return
     raise UserError(
@@ -437,7 +409,7 @@ def _unpack(part: Path, release: Release, target: Path) -> None:
     new.mkdir()
     try:
         _extract(part, release, new)
-        detector = check_detector(new)
+        detector = check_folder(new)
         if detector["name"] != release.name:
             raise UserError(f"its detector.json is that of {detector['name']!r}")
         unlisted = _files_below(new) - set(detector["files"]) - {"detector.json"}

@@ -66,10 +66,17 @@ def test_patterns_match_photos_in_order(folder):
     assert found("p/*.jpg") == ["p/a.jpg", "p/b.jpg"]
     assert found("p/**/*.jpg") == ["p/a.jpg", "p/b.jpg", "p/sub/d.jpg"]
     everything = ["p/a.jpg", "p/b.jpg", "p/sub/d.jpg", "p/sub/deep/e.png"]
-    assert found("p/*") == found("p/**/*") == everything
+    for pattern in ("p/*", "p/**", "p/**/*", "**/p/**/**", "p/s*/../**/*.*"):
+        assert [os.path.normpath(path) for path in found(pattern)] == everything, pattern
+    assert found("p/**/deep") == found("p/**/d*/*") == ["p/sub/deep/e.png"]
+    assert found("**/d*.jpg") == ["./p/sub/d.jpg"]
+    assert found("p", "p/s*") == everything
     photos = find_photos(["p/*"])
     assert len(list(photos)) == 4
     assert photos.skipped == 1
+    photos = find_photos(["p/**/*.png"])
+    assert len(list(photos)) == 1
+    assert photos.skipped == 0
 
 
 def test_a_name_that_exists_is_no_pattern(folder):
@@ -127,7 +134,10 @@ def test_a_folder_without_permission_is_an_error(folder):
 def test_what_is_given_twice_comes_once(folder):
     make(folder, "p/a.jpg", "p/b.jpg", "p/sub/c.jpg", "p/raw.xyz")
     once = ["p/b.jpg", "p/a.jpg", "p/sub/c.jpg"]
-    assert found("p/b.jpg", "p", "./p", "p/a.jpg", "p/*.jpg", "p/b.jpg", "p/sub") == once
+    assert (
+        found("p/b.jpg", "p", "./p", "p/a.jpg", "p/*.jpg", "p/**/*.jpg", "p/b.jpg", "p/sub") == once
+    )
+    assert found("p/**/b*", "p", "p/**/b*") == once
     assert found("p", "p/raw.xyz", "p/raw.xyz")[-1] == "p/raw.xyz"
 
 

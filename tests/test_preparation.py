@@ -312,7 +312,7 @@ def test_kill_9_at_any_moment_then_resume(photos, tmp_path):
 
     command = [sys.executable, str(SCRIPT), str(photos), "--output", str(out), "--face", "none"]
     killed_at = []
-    for crops_to_wait_for in (1, 25, 60):
+    for crops_to_wait_for in (1, 60):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and len(list(out.rglob("*.png"))) < crops_to_wait_for:
             time.sleep(0.002)
@@ -416,11 +416,10 @@ def test_other_settings_and_forgotten_sources_are_refused(photos, tmp_path):
     assert contents(tmp_path / "out") == before
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_an_output_that_cannot_be_written(photos, tmp_path):
-    (tmp_path / "locked").mkdir(mode=0o500)
+    (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
-        run(photos, tmp_path / "locked" / "out")
+        run(photos, tmp_path / "file" / "out")
 
 
 def test_formats_of_the_sources_that_tell_the_classes_apart_are_a_warning():

@@ -104,7 +104,7 @@ def test_columns_are_those_of_the_contract():
     )
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @given(photos=st.lists(st.lists(any_rows, min_size=1, max_size=3), max_size=4))
 def test_any_row_comes_back_as_it_was(tmp_path_factory, suffix, photos):
@@ -171,7 +171,9 @@ def test_a_run_killed_at_any_byte_goes_on_without_loss(tmp_path, suffix):
     content = left.read_bytes()
     expected = sorted(str(row.as_dict()) for rows in REPAIRED for row in rows)
     scored_again = set()
-    for length in range(len(content) + 1):
+    # Parquet's journal is JSON Lines: a few places are enough where each costs a Parquet file.
+    step = 29 if suffix == ".parquet" else 1
+    for length in (*range(0, len(content), step), len(content)):
         path.unlink(missing_ok=True)
         left.write_bytes(content[:length])
         with open_output(path, True, "meso4") as writer:
@@ -245,8 +247,8 @@ def test_a_finished_file_can_be_continued(tmp_path, capsys, suffix):
     path = tmp_path / f"rows{suffix}"
     save(path, *PHOTOS)
     save(path, *REPAIRED, [face("e.jpg")], resume=True)
-    assert "2 photos scored already; 1 that ended in an error will be tried again" in (
-        capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        f"{path}: 2 photos scored already; 1 that ended in an error will be tried again.\n"
     )
     assert list(read_rows(path)) == [
         row.as_dict() for rows in (*REPAIRED, [face("e.jpg")]) for row in rows
@@ -294,6 +296,7 @@ def test_rows_of_another_model_are_not_mixed_in(tmp_path, suffix, photos):
     with pytest.raises(UserError, match=r"of the model vit, not meso4; .*--continue"):
         open_output(path, True, "meso4")
     assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -311,7 +314,7 @@ def test_files_of_others_are_refused_and_left_as_they_are(tmp_path, suffix, cont
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("record", [b"a,b\n", b'"a\n' + b"x\n" * 2**19, b"a,x" + b"," * 10 + b"\n"])
+@pytest.mark.parametrize("record", [b"a,b\n", b'"a\n' + b"x\n" * 2**16, b"a,x" + b"," * 10 + b"\n"])
 def test_spoilt_csv_rows_are_refused(tmp_path, record):
     path = tmp_path / "rows.csv"
     save(path, [face("a.jpg")])

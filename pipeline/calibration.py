@@ -1,0 +1,133 @@
+"""From a network's logit to a probability that means what it says, and to a verdict.
+
+A network's own sigmoid is too sure of itself and its 0.5 means little on other data. One number,
+the temperature, mends the first (Guo, Pleiss, Sun, Weinberger: "On Calibration of Modern Neural
+Networks", ICML 2017); a threshold chosen on validation pictures mends the second.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.dataset import FAKE, REAL
+from pipeline.errors import UserError
+
+DEFAULT_RULE = "fpr=0.05"
+RULES = (
+    "fpr=SHARE (at most this share of real faces is called fake), eer (both mistakes equally "
+    "often), accuracy (fewest mistakes if both classes are equally common), or a number 0…1"
+)
+# A face counts as real only where no more than this share of the validation fakes scores as low.
+MISSED_FAKES = 0.05
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How logits become probabilities and verdicts.
+
+    From `threshold` on a face is called fake, below `uncertain_from` real, between them uncertain;
+    both are fake_probabilities, uncertain_from ≤ threshold. `rule` says how they were chosen.
+    """
+
+    temperature: float
+    threshold: float
+    uncertain_from: float
+    rule: str
+
+    def probability(self, logits: np.ndarray) -> np.ndarray:
+        """Logits of any shape → fake_probability 0…1, float64 of the same shape."""
+        return sigmoid(np.asarray(logits, np.float64) / self.temperature)
+
+    def verdict(self, fake_probability: float) -> str:
+        """ "real", "uncertain" or "fake"."""
+        if fake_probability >= self.threshold:
+            return "fake"
+        return "uncertain" if fake_probability >= self.uncertain_from else "real"
+
+    def at(self, threshold: float) -> "Calibration":
+        """The same with a threshold that the user has chosen, 0…1.
+
+        The uncertain band ends at it, and shrinks to nothing if it was above.
+        """
+        return Calibration(
+            self.temperature, threshold, min(self.uncertain_from, threshold), "chosen by the user"
+        )
+
+
+def calibrate(labels: np.ndarray, logits: np.ndarray, rule: str = DEFAULT_RULE) -> Calibration:
+    """Fit temperature and threshold on validation pictures that the network was not trained on.
+
+    labels (N,) of 0 real and 1 fake, logits (N,) float; `rule` is one of `RULES`. Raises UserError
+    for another rule and ValueError where a class is missing.
+    """
+    labels, logits = np.asarray(labels), np.asarray(logits, np.float64)
+    if not (np.any(labels == REAL) and np.any(labels == FAKE)):
+        raise ValueError("calibration needs pictures of both classes")
+    temperature = fit_temperature(labels, logits)
+    probabilities = sigmoid(logits / temperature)
+    threshold = choose_threshold(labels, probabilities, rule)
+    fakes = np.sort(probabilities[labels == FAKE])
+    uncertain_from = fakes[int(MISSED_FAKES * len(fakes))]
+    return Calibration(temperature, threshold, float(min(uncertain_from, threshold)), rule)
+
+
+def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
+    """The T > 0 for which sigmoid(logits / T) has the least cross entropy with the labels."""
+    from scipy.optimize import minimize_scalar
+
+    def cross_entropy(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        return float(np.mean(np.logaddexp(0, scaled) - labels * scaled))
+
+    # Beyond these bounds (T = 0.02…50) the classes are apart, or the logits tell nothing.
+    return float(np.exp(minimize_scalar(cross_entropy, bounds=(-4, 4), method="bounded").x))
+
+
+def choose_threshold(labels: np.ndarray, probabilities: np.ndarray, rule: str) -> float:
+    """The fake_probability from which a face shall be called fake, by one of the `RULES`."""
+    real = np.sort(probabilities[labels == REAL])[::-1]
+    fake = np.sort(probabilities[labels == FAKE])
+    if rule.startswith("fpr="):
+        share = _share(rule.removeprefix("fpr="), rule)
+        allowed = int(share * len(real))  # as many real faces may lie at or above the threshold
+        if allowed >= len(real):
+            return 0.0
+        highest_below = real[allowed]
+        above = np.concatenate([real[:allowed], fake])
+        above = above[above > highest_below]
+        return float((highest_below + (above.min() if len(above) else 1.0)) / 2)
+    if rule in ("eer", "accuracy"):
+        candidates = np.unique(np.concatenate([real, fake]))
+        false_alarms = 1 - np.searchsorted(real[::-1], candidates) / len(real)
+        misses = np.searchsorted(fake, candidates) / len(fake)
+        cost = np.abs(false_alarms - misses) if rule == "eer" else false_alarms + misses
+        return float(candidates[np.argmin(cost)])
+    return _share(rule, rule)
+
+
+def expected_calibration_error(
+    labels: np.ndarray, probabilities: np.ndarray, bins: int = 15
+) -> float:
+    """ECE, 0…1: how far fake_probability is from the share of fakes, over bins of equal width.
+
+    Each bin counts by its share of the pictures (Guo et al. 2017, equation 3, with the predicted
+    probability of one class in the place of the confidence).
+    """
+    bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
+    gaps = np.bincount(bin_of, weights=probabilities - labels, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)) without overflow."""
+    return np.exp(-np.logaddexp(0, -np.asarray(x, np.float64)))
+
+
+def _share(text: str, rule: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise UserError(f"--threshold-rule {rule}: there is no such rule; choose {RULES}.")
+    return share

@@ -1,0 +1,195 @@
+"""What all scripts share: their arguments, their exit codes, and the scoring command itself."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a script's main() and exit: with its number, 2 with a sentence on standard error for a
+    UserError, 130 after Ctrl-C. What a user did never ends in a traceback."""
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # `infer_… | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    # Threads that still read a slow disk or hold a compiled graph need not be waited for.
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def parser(script_docstring: str) -> argparse.ArgumentParser:
+    """A parser whose --help is the script's docstring, as it is written, before the arguments."""
+    return argparse.ArgumentParser(
+        description=script_docstring, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def scoring_parser(script_docstring: str, default_weights: str) -> argparse.ArgumentParser:
+    """The arguments of every infer_<model>.py."""
+    arguments = parser(script_docstring)
+    arguments.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a photo, a folder (searched with all its sub-folders), a pattern, or - for a list "
+        "of paths on standard input",
+    )
+    arguments.add_argument(
+        "--weights",
+        type=Path,
+        default=Path(default_weights),
+        metavar="DIR",
+        help=f"detector folder, or a published MesoNet .h5 file (default: {default_weights})",
+    )
+    arguments.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the rows to a .csv, .jsonl or .parquet file instead of showing them",
+    )
+    arguments.add_argument(
+        "--continue",
+        dest="resume",
+        action="store_true",
+        help="go on with an interrupted --output: only what is missing or failed is scored",
+    )
+    arguments.add_argument(
+        "--face",
+        choices=("auto", "none"),
+        help="auto: find the faces and cut them out; none: score whole pictures (default: as the "
+        "detector was trained)",
+    )
+    arguments.add_argument(
+        "--threshold",
+        type=probability,
+        metavar="T",
+        help="call a face fake from this fake_probability on (default: the detector's own)",
+    )
+    arguments.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    arguments.add_argument("--batch-size", type=positive_int, default=32, metavar="N")
+    return arguments
+
+
+def score_photos(args: argparse.Namespace, architecture: str) -> int:
+    """The scoring command: score `args.paths` with a detector of `architecture`.
+
+    Returns 0, or 1 where some photos could not be scored. Raises UserError.
+    """
+    from pipeline.inputs import find_photos
+    from pipeline.rows import Summary, open_output
+    from pipeline.scoring import Scorer
+
+    detector = open_detector(args.weights, architecture)
+    with open_output(args.output, args.resume, detector.name) as output:
+        scorer = Scorer(detector, args.face, args.threshold, args.device, args.batch_size)
+        photos = find_photos(args.paths)
+        summary = Summary()
+        try:
+            for rows in scorer.score(photo for photo in photos if photo.path not in output.done):
+                output.write(rows)
+                summary.add(rows)
+        finally:
+            print(summary.line(photos.skipped), file=sys.stderr)
+    if not summary.photos and not output.done:
+        raise UserError(f"{' '.join(args.paths)}: there are no photos here.")
+    return 1 if summary.errors else 0
+
+
+def open_detector(weights: Path, architecture: str):
+    """Load a detector folder, or import a published .h5 file, and check that it is of the
+    architecture that the script is for. Raises UserError, also with how to get weights."""
+    from pipeline.detector import load_detector
+
+    if weights.suffix == ".h5":
+        from pipeline.published import import_published
+
+        detector = import_published(weights)
+    else:
+        detector = load_detector(weights)
+    if detector.architecture.name != architecture:
+        raise UserError(
+            f"{weights}: this is a {detector.architecture.name} detector and this script scores "
+            f"with {architecture}: use the script named after it."
+        )
+    return detector
+
+
+def training_parser(script_docstring: str, **defaults) -> argparse.ArgumentParser:
+    """The arguments of every train_<model>.py; `defaults` are the recipe's (epochs=…, …)."""
+    from pipeline.calibration import DEFAULT_RULE, RULES
+
+    arguments = parser(script_docstring)
+    add = arguments.add_argument
+    add(
+        "--data",
+        type=Path,
+        default=Path("dataset"),
+        metavar="DIR|CSV",
+        help="train|validate/real|fake, or a CSV file path,label[,generator][,group][,split]",
+    )
+    add("--output", type=Path, metavar="DIR", help="the detector folder to write")
+    add("--epochs", type=positive_int)
+    add("--batch-size", type=positive_int)
+    add("--learning-rate", type=positive_float)
+    add("--patience", type=positive_int, help="epochs without a better validation AUC")
+    add("--dropout", type=probability)
+    add("--seed", type=int, default=0)
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--resume", action="store_true", help="go on with an interrupted training")
+    add(
+        "--init",
+        default="none",
+        metavar="PATH|none",
+        help="start from a detector folder, one of MesoNet's published .h5 files, or from scratch",
+    )
+    add(
+        "--workers", type=positive_int, default=os.cpu_count(), help="threads that prepare pictures"
+    )
+    add("--threshold-rule", default=DEFAULT_RULE, metavar="RULE", help=RULES.replace("%", "%%"))
+    add(
+        "--show-augmentation",
+        type=Path,
+        metavar="FILE.png",
+        help="write a sheet of augmented training pictures to look at, and stop",
+    )
+    add(
+        "--data-licence",
+        default="Not stated by whoever trained this detector: ask before you use it.",
+        metavar="TEXT",
+        help="the terms of the training data, for the model card",
+    )
+    arguments.set_defaults(**defaults)
+    return arguments
+
+
+def probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
+    return value
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value

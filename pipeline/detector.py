@@ -1,0 +1,168 @@
+"""The detector folder: all that scoring needs to know, written whole or not at all.
+
+`detector.json` describes a trained network; `model.onnx` is its graph; the weights to go on
+training from and a model card lie beside them. Nothing in it is a pickle.
+"""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from models import ARCHITECTURES, Architecture, PixelScaling
+from pipeline.calibration import Calibration
+from pipeline.errors import UserError
+from pipeline.files import atomic_write, recover_folder, replace_folder, sha256_of
+
+FORMAT = 1
+GRAPH = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A detector folder that has been read and verified.
+
+    `resize_filter` as in `images.resize`; `face_mode` and `margin` as in `faces.face_regions`.
+    `description` is the whole of detector.json.
+    """
+
+    folder: Path
+    name: str
+    architecture: Architecture
+    resize_filter: str
+    face_mode: str
+    margin: float
+    calibration: Calibration
+    description: dict
+
+    @property
+    def graph(self) -> Path:
+        return self.folder / GRAPH
+
+
+def load_detector(folder: Path) -> Detector:
+    """Read and verify a detector folder. Raises UserError, in one sentence, for whatever is wrong
+    with it: missing, damaged, changed, or of an unknown format or architecture."""
+    recover_folder(folder)
+    description = check_folder(folder)
+    try:
+        if description["format"] != FORMAT:
+            raise UserError(
+                f"{folder}: its format is {description['format']} and this program knows {FORMAT}: "
+                "update the program, or train the detector again."
+            )
+        architecture = ARCHITECTURES.get(description["architecture"])
+        if architecture is None:
+            raise UserError(
+                f"{folder}: its architecture {description['architecture']!r} is unknown here: "
+                "update the program, or train the detector again."
+            )
+        stored = description["input"]
+        architecture = Architecture(
+            architecture.name,
+            architecture.builder,
+            int(stored["size"]),
+            PixelScaling(tuple(stored["mean"]), tuple(stored["std"])),
+            stored["layout"],
+        )
+        calibration = description["calibration"]
+        if GRAPH not in description["files"]:
+            raise UserError(f"{folder}: it has no {GRAPH}: train or download the detector again.")
+        return Detector(
+            folder,
+            description["name"],
+            architecture,
+            stored["resize"],
+            description["face"]["mode"],
+            float(description["face"]["margin"]),
+            Calibration(
+                float(calibration["temperature"]),
+                float(calibration["threshold"]),
+                float(calibration["uncertain_from"]),
+                calibration["rule"],
+            ),
+            description,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder / 'detector.json'} is incomplete or malformed ({error}): train or download "
+            "the detector again."
+        ) from error
+
+
+def check_folder(folder: Path) -> dict:
+    """The content of `folder`/detector.json, once every file that it lists has been verified.
+
+    Raises UserError where it is missing or malformed, or a listed file is missing or changed.
+    """
+    path = folder / "detector.json"
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder}: there is no detector here (no detector.json): train one, or download one "
+            "with download_weights.py."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): train or download the detector again."
+        ) from None
+    files = description.get("files") if isinstance(description, dict) else None
+    if not isinstance(files, dict) or not files or not isinstance(description.get("name"), str):
+        raise UserError(
+            f"{path} lacks `name` or `files` (name: sha256): train or download the detector again."
+        )
+    for name, sha256 in files.items():
+        if not is_inside(name):
+            raise UserError(f"{path} names the file {name!r}, which lies outside: do not use it.")
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is missing: train or download the detector again.")
+        if sha256_of(folder / name) != sha256:
+            raise UserError(
+                f"{folder / name} is not the file that detector.json describes (its SHA-256 "
+                "differs): train or download the detector again."
+            )
+    return description
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative POSIX path stays inside its folder."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def describe_input(architecture: Architecture, resize_filter: str) -> dict:
+    """The section `input` of detector.json."""
+    return {
+        "size": architecture.input_size,
+        **asdict(architecture.scaling),
+        "layout": architecture.layout,
+        "resize": resize_filter,
+    }
+
+
+@contextlib.contextmanager
+def write_detector(target: Path, description: dict) -> Iterator[Path]:
+    """Give the block a new folder to fill; then add detector.json and let it replace `target`.
+
+    All files in it are listed with their checksums. Until the end, and if the block raises or the
+    program is killed, `target` stays as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(target)
+    new = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
+    try:
+        yield new
+        files = sorted(path for path in new.rglob("*") if path.is_file())
+        checksums = {path.relative_to(new).as_posix(): sha256_of(path) for path in files}
+        with atomic_write(new / "detector.json") as file:
+            json.dump({"format": FORMAT, **description, "files": checksums}, file, indent=1)
+            file.write("\n")
+        new.chmod(0o755)
+        replace_folder(new, target)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise

@@ -1,0 +1,154 @@
+"""The last steps of every training: calibrate, measure, export, check, write the detector folder.
+
+Knows nothing of the framework: a trained network comes in as `Trained`, three functions.
+"""
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from models import Architecture
+from pipeline.calibration import Calibration, calibrate, expected_calibration_error, sigmoid
+from pipeline.dataset import Sample
+from pipeline.detector import GRAPH, describe_input, write_detector
+from pipeline.errors import UserError
+from pipeline.images import read_image, resize
+from pipeline.metrics import auc, bootstrap_interval, evaluate
+from pipeline.report import write_model_card
+from pipeline.runtime import Runtime
+
+PARITY = 1e-4  # of fake_probability, between the trained network and its exported graph
+CHECKED_FACES = 64
+_LIBRARIES = ("tensorflow", "keras", "numpy", "opencv-python", "pillow", "onnx", "openvino")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network of any framework.
+
+    `logits` (N, size, size, 3) uint8 → (N,) logits of fake; `export` writes the graph as ONNX;
+    `save_weights` writes what training can go on from, into a folder.
+    """
+
+    logits: Callable[[np.ndarray], np.ndarray]
+    export: Callable[[Path], None]
+    save_weights: Callable[[Path], None]
+
+
+def finish_training(
+    trained: Trained,
+    architecture: Architecture,
+    resize_filter: str,
+    margin: float,
+    validate: list[Sample],
+    threshold_rule: str,
+    training: dict,
+    run: Path,
+    target: Path,
+) -> dict:
+    """Turn a trained network into the detector folder `target`; return its description.
+
+    `training` is the section of that name in detector.json, completed here with versions and date;
+    `run` is the folder with history.jsonl. The folder that was at `target` stays until the new one
+    is whole. Raises UserError where the exported graph disagrees with the network.
+    """
+    labels = np.array([sample.label for sample in validate])
+    pixels = (_input(sample, architecture, resize_filter) for sample in validate)
+    logits = np.concatenate([trained.logits(np.stack(batch)) for batch in _batches(pixels, 64)])
+    calibration = calibrate(labels, logits, threshold_rule)
+    probabilities = calibration.probability(logits)
+
+    metrics = evaluate(labels, probabilities, calibration.threshold)
+    metrics["auc_95"] = bootstrap_interval(labels, probabilities, auc)
+    metrics["ece_before"] = expected_calibration_error(labels, sigmoid(logits))
+    description = {
+        "name": target.name,
+        "architecture": architecture.name,
+        "input": describe_input(architecture, resize_filter),
+        "face": {"mode": "auto", "margin": margin},
+        "calibration": {
+            "temperature": calibration.temperature,
+            "threshold": calibration.threshold,
+            "uncertain_from": calibration.uncertain_from,
+            "rule": calibration.rule,
+            "images": metrics["images"],
+        },
+        "metrics": metrics,
+        "training": {**training, **_circumstances()},
+    }
+    with write_detector(target, description) as new:
+        trained.export(new / GRAPH)
+        description["export"] = _check_export(
+            trained, new / GRAPH, architecture, resize_filter, calibration, validate
+        )
+        trained.save_weights(new)
+        shutil.copyfile(run / "history.jsonl", new / "history.jsonl")
+        write_model_card(new, description, labels, probabilities)
+    return description
+
+
+def _input(sample: Sample, architecture: Architecture, resize_filter: str) -> np.ndarray:
+    return resize(read_image(sample.path), architecture.input_size, resize_filter)
+
+
+def _batches(pictures, size: int):
+    batch = []
+    for picture in pictures:
+        batch.append(picture)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _check_export(
+    trained: Trained,
+    graph: Path,
+    architecture: Architecture,
+    resize_filter: str,
+    calibration: Calibration,
+    validate: list[Sample],
+) -> dict:
+    """Compare graph and network on real faces spread over the validation set."""
+    chosen = validate[:: max(1, len(validate) // CHECKED_FACES)][:CHECKED_FACES]
+    pixels = np.stack([_input(sample, architecture, resize_filter) for sample in chosen])
+    expected = calibration.probability(trained.logits(pixels))
+    exported = calibration.probability(Runtime(graph, architecture).logits(pixels))
+    difference = float(np.abs(expected - exported).max())
+    if difference > PARITY:
+        raise UserError(
+            f"The exported graph moves fake_probability by {difference:.2g} (at most {PARITY:g} is "
+            "allowed), so no detector was written; the training state is kept."
+        )
+    return {"faces": len(chosen), "largest_difference": difference}
+
+
+def _circumstances() -> dict:
+    return {
+        "date": date.today().isoformat(),
+        "python": platform.python_version(),
+        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        "code_revision": _revision(),
+    }
+
+
+def _revision() -> str | None:
+    """The commit of this repository, with "+" where files differ from it; None outside of git."""
+    folder = Path(__file__).resolve().parent.parent
+    try:
+        git = ["git", "-C", str(folder)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, check=True)
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.decode().strip() + ("+" if changes.stdout.strip() else "")

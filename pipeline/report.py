@@ -1,0 +1,163 @@
+"""The model card of a detector folder, with its figures."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # draws into files; no window system needed
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.metrics import roc_curve
+
+from pipeline.calibration import MISSED_FAKES
+
+# Two colours that stay apart for colour-blind readers and in grey (Okabe & Ito).
+REAL_COLOUR, FAKE_COLOUR = "#0072B2", "#E69F00"
+
+
+def write_model_card(
+    folder: Path, description: dict, labels: np.ndarray, probabilities: np.ndarray
+) -> None:
+    """Write README.md, roc.png and reliability.png into a detector folder that is being made.
+
+    labels (N,) of 0 and 1 and probabilities (N,) are of the validation pictures.
+    """
+    _draw_roc(folder / "roc.png", description, labels, probabilities)
+    _draw_reliability(folder / "reliability.png", description, labels, probabilities)
+    (folder / "README.md").write_text(_card(description), encoding="utf-8")
+
+
+def _card(description: dict) -> str:
+    metrics, training = description["metrics"], description["training"]
+    calibration, arguments = description["calibration"], training["arguments"]
+    low, high = metrics["auc_95"]
+    images = metrics["images"]
+    recipe = "\n".join(f"| {name} | {value} |" for name, value in arguments.items())
+    counts = training["images"]
+    return f"""# {description["name"]}
+
+A detector of deepfake faces: {description["architecture"]}, start: {training["start"]}, trained on
+{counts["real"]:,} real and {counts["fake"]:,} fake pictures on {training["date"]}.
+
+    python infer_{description["architecture"]}.py photos/ --weights {description["name"]}/
+
+## Results on the validation pictures
+
+{images["real"]} real, {images["fake"]} fake; the same kinds as in training, other pictures. The
+best epoch, the temperature and the threshold were chosen on them, so they flatter a little.
+
+| figure | value |
+|---|---|
+| AUC | {metrics["auc"]:.3f} (95 % interval {low:.3f}–{high:.3f}, bootstrap) |
+| average precision | {metrics["ap"]:.3f} |
+| equal error rate | {metrics["eer"]:.3f} |
+| fakes found at the threshold | {metrics["recall_fake"]:.1%} |
+| real faces called real or uncertain at the threshold | {metrics["recall_real"]:.1%} |
+| calibration error (ECE) before → after temperature | {metrics["ece_before"]:.3f} → \
+{metrics["ece"]:.3f} |
+
+![ROC curve](roc.png) ![reliability diagram](reliability.png)
+
+## Verdicts
+
+`fake` from a fake_probability of {calibration["threshold"]:.3f} on (rule: {calibration["rule"]});
+`real` below {calibration["uncertain_from"]:.3f}, where at most {MISSED_FAKES:.0%} of the validation
+fakes lie; `uncertain` between. Temperature {calibration["temperature"]:.3f}.
+
+## Training
+
+| setting | value |
+|---|---|
+{recipe}
+
+Data: {training["data"]} (fingerprint `{training["fingerprint"][:16]}`).
+{training["epochs_run"]} epochs, the best was epoch {training["best_epoch"]};
+{training["minutes"]:.0f} minutes on {training["device"]}; `history.jsonl` has a line for each epoch.
+
+## Limits
+
+- It knows the kinds of fakes that it was trained on. A new generator or another way of swapping
+  faces may pass as real; a soft, small or heavily compressed real photo may be called fake.
+- It looks at faces only, one by one: an altered background or a false caption is out of its reach.
+- A verdict is a hint for a person to look closer, not evidence.
+
+## Licence of the data
+
+{training["data_licence"]}
+"""
+
+
+def _draw_roc(path: Path, description: dict, labels: np.ndarray, probabilities: np.ndarray) -> None:
+    false_alarms, hits, _ = roc_curve(labels, probabilities)
+    threshold = description["calibration"]["threshold"]
+    figure, axes = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
+    axes.plot(false_alarms, hits, color=REAL_COLOUR, label="validation pictures")
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="chance")
+    axes.plot(
+        np.mean(probabilities[labels == 0] >= threshold),
+        np.mean(probabilities[labels == 1] >= threshold),
+        "o",
+        color=FAKE_COLOUR,
+        markeredgecolor="black",
+        label="at the threshold",
+    )
+    axes.set(
+        xlabel="share of real faces called fake",
+        ylabel="share of fakes found",
+        title=f"{description['name']}: AUC {description['metrics']['auc']:.3f}",
+        xlim=(-0.01, 1.01),
+        ylim=(-0.01, 1.01),
+        aspect="equal",
+    )
+    axes.legend(loc="lower right")
+    _save(figure, path)
+
+
+def _draw_reliability(
+    path: Path, description: dict, labels: np.ndarray, probabilities: np.ndarray
+) -> None:
+    bins = 10
+    bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
+    counts = np.bincount(bin_of, minlength=bins)
+    filled = counts > 0
+    said = np.bincount(bin_of, weights=probabilities, minlength=bins)[filled] / counts[filled]
+    true = np.bincount(bin_of, weights=labels, minlength=bins)[filled] / counts[filled]
+    figure, (axes, below) = plt.subplots(
+        2, 1, figsize=(4.5, 5.2), height_ratios=(4, 1), sharex=True, layout="constrained"
+    )
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="perfect")
+    axes.plot(said, true, "o-", color=REAL_COLOUR, label="validation pictures")
+    calibration = description["calibration"]
+    for name, style in (("uncertain_from", "--"), ("threshold", "-")):
+        axes.axvline(
+            calibration[name], color=FAKE_COLOUR, linestyle=style, label=name.replace("_", " ")
+        )
+    axes.set(
+        ylabel="share that is fake",
+        title=f"{description['name']}: ECE {description['metrics']['ece']:.3f}",
+        xlim=(0, 1),
+        ylim=(-0.01, 1.01),
+    )
+    axes.legend(loc="upper left")
+    edges = np.linspace(0, 1, bins + 1)[:-1]
+    for label, colour, name in ((0, REAL_COLOUR, "real"), (1, FAKE_COLOUR, "fake")):
+        heights = np.bincount(bin_of[labels == label], minlength=bins)
+        below.bar(
+            edges + 0.025 + 0.05 * label,
+            heights,
+            width=0.045,
+            align="center",
+            color=colour,
+            hatch="//" if label else None,
+            edgecolor="black",
+            linewidth=0.4,
+            label=name,
+        )
+    below.set(xlabel="fake_probability", ylabel="pictures")
+    below.legend(loc="upper center", ncols=2)
+    _save(figure, path)
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

@@ -1,0 +1,65 @@
+"""The folder of one training, `<output>.run/`: what it was asked, how far it is, its logs."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.files import atomic_write
+
+
+def open_run(output: Path, settings: dict, resume: bool) -> Path:
+    """Make the folder of a new training for the detector folder `output`, or find it again.
+
+    `settings` is all that shapes the weights, JSON-able; a resumed training must have the same.
+    Raises UserError where it has not, and where an unfinished training would be overwritten.
+    """
+    run = output.with_name(f"{output.name}.run")
+    path = run / "run.json"
+    settings = json.loads(json.dumps(settings))  # as they will be read back
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        earlier = None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete {run} to start anew.") from error
+    if resume and earlier:
+        changed = [name for name in settings if settings[name] != earlier["settings"].get(name)]
+        if changed:
+            listed = ", ".join(
+                f"{name} (was {earlier['settings'].get(name)}, is {settings[name]})"
+                for name in changed
+            )
+            raise UserError(
+                f"{run}: this training was started with other settings: {listed}. Resume it with "
+                "the same ones, or choose another --output."
+            )
+        return run
+    if resume:
+        print(f"{run}: nothing to resume yet; starting from the beginning.", file=sys.stderr)
+    elif earlier and not earlier["finished"]:
+        raise UserError(
+            f"{run} holds an unfinished training: add --resume to go on with it, or delete that "
+            "folder to start anew."
+        )
+    shutil.rmtree(run, ignore_errors=True)
+    _write(path, settings, finished=False)
+    return run
+
+
+def close_run(run: Path) -> None:
+    """Note that the training's detector folder has been written."""
+    path = run / "run.json"
+    _write(path, json.loads(path.read_text(encoding="utf-8"))["settings"], finished=True)
+
+
+def read_history(run: Path) -> list[dict]:
+    """The lines of history.jsonl in a run or detector folder, one an epoch."""
+    lines = (run / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _write(path: Path, settings: dict, finished: bool) -> None:
+    with atomic_write(path) as file:
+        json.dump({"settings": settings, "finished": finished}, file, indent=1)
