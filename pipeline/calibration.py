@@ -89,13 +89,16 @@ def choose_threshold(labels: np.ndarray, probabilities: np.ndarray, rule: str) -
     fake = np.sort(probabilities[labels == FAKE])
     if rule.startswith("fpr="):
         share = _share(rule.removeprefix("fpr="), rule)
-        allowed = int(share * len(real))  # as many real faces may lie at or above the threshold
+        # As many real faces may lie at or above the threshold. (29 % of 100 is 28.999… in floats.)
+        allowed = np.searchsorted(np.arange(1, len(real) + 1) / len(real), share, side="right")
         if allowed >= len(real):
             return 0.0
         highest_below = real[allowed]
         above = np.concatenate([real[:allowed], fake])
         above = above[above > highest_below]
-        return float((highest_below + (above.min() if len(above) else 1.0)) / 2)
+        middle = (highest_below + (above.min() if len(above) else 1.0)) / 2
+        # Between two neighbouring floats there is no middle, and above 1.0 no other score.
+        return float(max(middle, np.nextafter(highest_below, 2)))
     if rule in ("eer", "accuracy"):
         candidates = np.unique(np.concatenate([real, fake]))
         false_alarms = 1 - np.searchsorted(real[::-1], candidates) / len(real)

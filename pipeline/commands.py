@@ -92,8 +92,8 @@ def score_photos(args: argparse.Namespace, architecture: str) -> int:
     from pipeline.scoring import Scorer
 
     detector = open_detector(args.weights, architecture)
+    scorer = Scorer(detector, args.face, args.threshold, args.device, args.batch_size)
     with open_output(args.output, args.resume, detector.name) as output:
-        scorer = Scorer(detector, args.face, args.threshold, args.device, args.batch_size)
         photos = find_photos(args.paths)
         summary = Summary()
         try:
@@ -110,20 +110,24 @@ def score_photos(args: argparse.Namespace, architecture: str) -> int:
 def open_detector(weights: Path, architecture: str):
     """Load a detector folder, or import a published .h5 file, and check that it is of the
     architecture that the script is for. Raises UserError, also with how to get weights."""
-    from pipeline.detector import load_detector
-
-    if weights.suffix == ".h5":
-        from pipeline.published import import_published
-
-        detector = import_published(weights)
-    else:
-        detector = load_detector(weights)
+    detector = load_any_detector(weights)
     if detector.architecture.name != architecture:
         raise UserError(
             f"{weights}: this is a {detector.architecture.name} detector and this script scores "
             f"with {architecture}: use the script named after it."
         )
     return detector
+
+
+def load_any_detector(path: Path):
+    """The detector in a detector folder or a published .h5 file. Raises UserError."""
+    from pipeline.detector import load_detector
+
+    if path.suffix == ".h5":
+        from pipeline.published import import_published
+
+        return import_published(path)
+    return load_detector(path)
 
 
 def training_parser(script_docstring: str, **defaults) -> argparse.ArgumentParser:

@@ -120,7 +120,14 @@ def check_folder(folder: Path) -> dict:
             raise UserError(f"{path} names the file {name!r}, which lies outside: do not use it.")
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing: train or download the detector again.")
-        if sha256_of(folder / name) != sha256:
+        try:
+            found = sha256_of(folder / name)
+        except OSError as error:
+            raise UserError(
+                f"{folder / name} cannot be read ({error.strerror}): train or download the "
+                "detector again."
+            ) from None
+        if found != sha256:
             raise UserError(
                 f"{folder / name} is not the file that detector.json describes (its SHA-256 "
                 "differs): train or download the detector again."

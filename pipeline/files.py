@@ -24,7 +24,8 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
+    # A name may have 255 bytes, which can be as few as 63 characters.
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:50]}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
@@ -80,9 +81,11 @@ def replace_folder(new: Path, target: Path) -> None:
 def recover_folder(target: Path) -> None:
     """Undo a `replace_folder` that was killed between its two renames."""
     previous = _previous(target)
-    if previous.is_dir() and not target.exists():
+    # os.path says no where the path is too long or barred; whoever reads the folder says why.
+    if os.path.isdir(previous) and not os.path.exists(target):
         os.rename(previous, target)
 
 
 def _previous(target: Path) -> Path:
-    return target.with_name(f".{target.name}.previous")
+    target = Path(os.path.abspath(target))  # "." has no name
+    return target.parent / f".{target.name}.previous"

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -82,34 +84,27 @@ def choose_device(device: str) -> str:
 
 
 class PictureCache:
-    """Decoded pictures as uint8 arrays, kept in memory up to `max_bytes`.
+    """Decoded pictures as uint8 arrays, kept in memory up to `max_bytes`; any thread may ask.
 
-    Pictures larger than `longest_side` pixels are reduced to it once: training crops and resizes
-    them further, so more would be decoded for nothing. What no longer fits is decoded each time.
+    `reduce` is applied to each before it is kept. What no longer fits is decoded each time.
     """
 
-    def __init__(self, longest_side: int, max_bytes: int):
-        self._longest_side = longest_side
+    def __init__(self, reduce: Callable[[np.ndarray], np.ndarray], max_bytes: int):
+        self._reduce = reduce
         self._free = max_bytes
         self._pictures: dict[Path, np.ndarray] = {}
+        self._lock = threading.Lock()
 
     def __getitem__(self, path: Path) -> np.ndarray:
         """The picture, (height, width, 3) uint8. Raises ImageError if it cannot be read."""
         picture = self._pictures.get(path)
         if picture is None:
             picture = self._reduce(read_image(path))
-            if picture.nbytes <= self._free:
-                self._free -= picture.nbytes
-                self._pictures[path] = picture
+            with self._lock:
+                if path not in self._pictures and picture.nbytes <= self._free:
+                    self._free -= picture.nbytes
+                    self._pictures[path] = picture
         return picture
-
-    def _reduce(self, image: np.ndarray) -> np.ndarray:
-        import cv2
-
-        scale = self._longest_side / max(image.shape[:2])
-        if scale >= 1:
-            return image
-        return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 class Batches:
@@ -131,7 +126,8 @@ class Batches:
         self.steps = max(1, len(train) // recipe.batch_size)
         self._architecture, self._recipe = architecture, recipe
         self._train, self._validate = train, validate
-        self._cache = PictureCache(2 * architecture.input_size, cache_bytes)
+        self._pictures = PictureCache(self._shrink, cache_bytes * 3 // 4)
+        self._inputs = PictureCache(self._resize, cache_bytes // 4)
         self._pool = ThreadPoolExecutor(workers)
 
     def training(self, first_epoch: int) -> tf.data.Dataset:
@@ -167,7 +163,7 @@ class Batches:
         def picture(index: int) -> np.ndarray:
             random = np.random.default_rng((self._recipe.seed, epoch, int(index)))
             return augment(
-                self._cache[self._train[index].path],
+                self._pictures[self._train[index].path],
                 self._architecture.input_size,
                 self._recipe.resize_filter,
                 self._recipe.augmentation,
@@ -183,12 +179,18 @@ class Batches:
     def _validation_batch(self, number: np.int64) -> tuple[np.ndarray, np.ndarray]:
         first = int(number) * self._recipe.batch_size
         samples = self._validate[first : first + self._recipe.batch_size]
+        return self._stack(lambda sample: self._inputs[sample.path], samples, samples)
 
-        def picture(sample: Sample) -> np.ndarray:
-            size, filter = self._architecture.input_size, self._recipe.resize_filter
-            return resize(self._cache[sample.path], size, filter)
+    def _shrink(self, image: np.ndarray) -> np.ndarray:
+        # Training crops and resizes further: more than twice the input would be kept for nothing.
+        scale = 2 * self._architecture.input_size / max(image.shape[:2])
+        if scale >= 1:
+            return image
+        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+        return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
-        return self._stack(picture, samples, samples)
+    def _resize(self, image: np.ndarray) -> np.ndarray:
+        return resize(image, self._architecture.input_size, self._recipe.resize_filter)
 
     def _stack(self, picture: Callable, items, samples: list[Sample]):
         labels = np.array([[sample.label] for sample in samples], np.float32)
@@ -269,6 +271,8 @@ class TrainingState(keras.callbacks.Callback):
     def load(self, model: keras.Model) -> int:
         """Bring `model`, its optimizer and early stopping back; return the next epoch (0-based)."""
         recover_folder(self._folder)
+        for unfinished in self._run.glob(".state.*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
         if not self._folder.exists():  # killed before its first epoch was over
             return 0
         state = json.loads((self._folder / "state.json").read_text())
@@ -276,6 +280,7 @@ class TrainingState(keras.callbacks.Callback):
         model.load_weights(self._folder / "last.weights.h5")
         self._history, self._early = state["history"], state["early_stopping"]
         self.finished = state["finished"]
+        self._write_history()  # killed just before, it would lack the last epoch
         return len(self._history)
 
     def on_train_begin(self, logs=None):
@@ -303,6 +308,9 @@ class TrainingState(keras.callbacks.Callback):
         state = {"history": self._history, "early_stopping": early, "finished": self.finished}
         (new / "state.json").write_text(json.dumps(state))
         replace_folder(new, self._folder)
+        self._write_history()
+
+    def _write_history(self):
         with atomic_write(self._run / "history.jsonl") as file:
             file.writelines(json.dumps(line) + "\n" for line in self._history)
 

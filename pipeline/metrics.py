@@ -17,19 +17,25 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, threshold: float) ->
     better for auc, ap, accuracy and the recalls, lower for eer (equal error rate), ece and brier.
     """
     called_fake = probabilities >= threshold
-    false_alarms, hits, _ = roc_curve(labels, probabilities)
+    real, fake = labels == REAL, labels == FAKE
+    false_alarms, hits, _ = roc_curve(labels, probabilities, drop_intermediate=False)
     at_equal_errors = np.argmin(np.abs(false_alarms - (1 - hits)))
     return {
-        "images": {"real": int(np.sum(labels == REAL)), "fake": int(np.sum(labels == FAKE))},
+        "images": {"real": int(real.sum()), "fake": int(fake.sum())},
         "auc": auc(labels, probabilities),
         "ap": float(average_precision_score(labels, probabilities)),
         "eer": float((false_alarms[at_equal_errors] + 1 - hits[at_equal_errors]) / 2),
-        "accuracy": float(np.mean(called_fake == (labels == FAKE))),
-        "recall_real": float(np.mean(~called_fake[labels == REAL])),
-        "recall_fake": float(np.mean(called_fake[labels == FAKE])),
+        "accuracy": float(np.mean(called_fake == fake)),
+        "recall_real": recall(real, ~called_fake),
+        "recall_fake": recall(fake, called_fake),
         "ece": expected_calibration_error(labels, probabilities),
         "brier": float(np.mean((probabilities - labels) ** 2)),
     }
+
+
+def recall(of_class: np.ndarray, hit: np.ndarray) -> float:
+    """The share of the pictures `of_class` (N,) bool that are also `hit` (N,) bool."""
+    return float(np.mean(hit[of_class]))
 
 
 def auc(labels: np.ndarray, probabilities: np.ndarray) -> float:

@@ -38,7 +38,9 @@ def import_published(path: Path) -> Detector:
     """
     name, architecture = published_file(path)
     folder = cache_folder() / "published" / name
-    if not (folder / "detector.json").exists():
+    try:
+        return load_detector(folder)
+    except UserError:  # not there yet, damaged, or of another version: made anew
         _convert(path, folder, name, architecture)
     return load_detector(folder)
 

@@ -62,7 +62,8 @@ class Scorer:
             batch: list[_Prepared] = []
             for prepared in self._prepare_ahead(pool, photos, self._batch_size + 2 * workers):
                 batch.append(prepared)
-                if sum(len(prepared.inputs) for prepared in batch) >= self._batch_size:
+                faces = sum(len(prepared.inputs) for prepared in batch)
+                if max(faces, len(batch)) >= self._batch_size:  # many photos may hold few faces
                     yield from self._rows_of_batch(batch)
                     batch = []
             yield from self._rows_of_batch(batch)

@@ -1,0 +1,75 @@
+"""What the tests of scoring share."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SAMPLES = REPOSITORY / "samples"
+DETECTOR = REPOSITORY / "weights" / "meso4"
+FACE_SAMPLE = SAMPLES / "real_hopper_face.heic"  # 256 × 256, nothing but a face
+
+
+@pytest.fixture(scope="session")
+def own_cache(tmp_path_factory) -> Path:
+    """A folder for compiled graphs and imported weights, in place of the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def infer(own_cache, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
+    """Run infer_meso4.py to its end, from a folder that is not the repository."""
+
+    def infer(*arguments: object, script: str = "infer_meso4.py", stdin: bytes = b""):
+        return subprocess.run(
+            [sys.executable, REPOSITORY / script, *map(str, arguments)],
+            cwd=tmp_path,
+            input=stdin,
+            capture_output=True,
+            timeout=300,
+        )
+
+    return infer
+
+
+@pytest.fixture
+def start_infer(own_cache, tmp_path) -> Callable[..., subprocess.Popen]:
+    """Start infer_meso4.py with an open standard input; what still runs at the end is killed."""
+    started: list[subprocess.Popen] = []
+
+    def start_infer(*arguments: object) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, REPOSITORY / "infer_meso4.py", *map(str, arguments)],
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # Where the tests run in the background, a shell may have told them to ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        started.append(process)
+        return process
+
+    yield start_infer
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def links(folder: Path, pictures: list[Path], number: int) -> list[Path]:
+    """Fill a new folder with `number` links to the pictures, in turn; their paths, sorted."""
+    folder.mkdir()
+    paths = []
+    for index in range(number):
+        picture = pictures[index % len(pictures)]
+        paths.append(folder / f"{index:05}{picture.suffix}")
+        os.symlink(picture, paths[-1])
+    return paths

@@ -1,0 +1,161 @@
+"""Scoring in one process: what a photo's rows say, that they depend on nothing else, and streaming."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.detector import load_detector
+from pipeline.images import read_image
+from pipeline.inputs import Photo, find_photos
+from pipeline.rows import Row
+from pipeline.scoring import Scorer
+from tests.conftest import DETECTOR, FACE_SAMPLE, SAMPLES
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def score(photos: list[Path | str], **settings) -> dict[str, list[Row]]:
+    """The rows of each photo, by its path."""
+    rows = Scorer(load_detector(DETECTOR), **settings).score(Photo(str(path)) for path in photos)
+    return dict(zip(map(str, photos), rows, strict=True))
+
+
+def sample_photos() -> list[Path]:
+    return [Path(photo.path) for photo in find_photos([str(SAMPLES)])]
+
+
+def test_rows_of_the_samples():
+    detector = load_detector(DETECTOR)
+    rows = score(sample_photos())
+    assert len(rows) == 9
+    for path, of_photo in rows.items():
+        width, height = read_image(path).shape[1::-1]
+        for number, row in enumerate(of_photo):
+            assert (row.path, row.model, row.error) == (path, detector.name, None)
+            if row.verdict == "no face":
+                continue
+            assert row.face == number
+            assert 0 <= row.left < row.right <= width
+            assert 0 <= row.top < row.bottom <= height
+            assert 0.5 <= row.face_score <= 1
+            assert 0 <= row.fake_probability <= 1
+            assert row.threshold == detector.calibration.threshold
+            assert row.verdict == detector.calibration.verdict(row.fake_probability)
+
+    faces = {Path(path).name: len(of_photo) for path, of_photo in rows.items()}
+    assert faces == dict.fromkeys(faces, 1) | {"two_people.jpg": 2}
+    without = rows[str(SAMPLES / "no_face_coffee.webp")]
+    coffee = str(SAMPLES / "no_face_coffee.webp")
+    assert without == [Row(path=coffee, verdict="no face", model=detector.name)]
+    left, right = sorted(rows[str(SAMPLES / "two_people.jpg")], key=lambda row: row.left)
+    assert left.right <= right.left
+
+
+def test_a_photo_turned_by_exif_is_scored_upright(tmp_path):
+    turned = SAMPLES / "real_hopper_rotated.jpg"
+    with Image.open(turned) as stored:
+        assert stored.size[0] > stored.size[1]  # it lies on its side
+    upright = tmp_path / "upright.png"
+    Image.fromarray(read_image(turned)).save(upright)
+    rows = score([turned, upright])
+    [of_turned], [of_upright] = rows.values()
+    of_upright.path = of_turned.path
+    assert of_turned == of_upright
+
+
+def test_whole_pictures():
+    rows = score(sample_photos(), face_mode="none")
+    assert len(rows) == 9
+    for path, (row,) in rows.items():
+        height, width = read_image(path).shape[:2]
+        assert (row.face, row.left, row.top, row.right, row.bottom) == (0, 0, 0, width, height)
+        assert row.face_score is None
+        assert row.verdict in ("real", "uncertain", "fake")
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+def test_a_threshold_of_the_users(threshold):
+    [row] = score([FACE_SAMPLE], face_mode="none", threshold=threshold)[str(FACE_SAMPLE)]
+    assert row.threshold == threshold
+    assert (row.verdict == "fake") == (row.fake_probability >= threshold)
+
+
+@pytest.mark.parametrize("face_mode", ["auto", "none"])
+def test_a_score_depends_on_the_picture_alone(face_mode):
+    photos = sample_photos()
+    alone = [row for photo in photos for row in score([photo], face_mode=face_mode)[str(photo)]]
+    expected = {(row.path, row.face): row.fake_probability for row in alone}
+    for batch_size, order in [(1, photos), (3, photos[::-1]), (32, photos), (4, photos[3:] * 3)]:
+        scorer = Scorer(load_detector(DETECTOR), face_mode, batch_size=batch_size)
+        rows = [row for rows in scorer.score(Photo(str(path)) for path in order) for row in rows]
+        assert [row.path for row in rows if not row.face] == [str(path) for path in order]
+        for row in rows:
+            assert row.fake_probability == pytest.approx(expected[row.path, row.face], abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (20_000, 2), (5, 4), (3000, 40)])
+@pytest.mark.parametrize("face_mode", ["auto", "none"])
+def test_pictures_of_odd_shapes_are_scored(tmp_path, size, face_mode):
+    path = tmp_path / "odd.png"
+    Image.new("RGB", size, (200, 150, 120)).save(path)
+    [row] = score([path], face_mode=face_mode)[str(path)]
+    assert row.error is None
+    if face_mode == "none":
+        assert (row.right, row.bottom) == size
+    else:
+        assert row.verdict == "no face"
+
+
+def test_what_cannot_be_read_does_not_stop_the_others(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    photos = [
+        Photo(str(FACE_SAMPLE)),
+        Photo(str(tmp_path / "empty.jpg")),
+        Photo("nowhere", "There is no such file or folder; check the spelling."),
+        Photo("a\0b.jpg"),
+        Photo("x" * 5000),
+        Photo(str(FACE_SAMPLE)),
+    ]
+    scorer = Scorer(load_detector(DETECTOR), "none")
+    first, *errors, last = [row for rows in scorer.score(photos) for row in rows]
+    assert first == last
+    assert first.error is None
+    assert [row.path for row in errors] == [photo.path for photo in photos[1:-1]]
+    for row, phrase in zip(errors, ("is empty", "no such file", "name", "too long"), strict=True):
+        assert row.verdict == "error"
+        assert phrase in row.error
+        assert row.fake_probability is None
+        assert row.face is None
+
+
+def test_no_photos():
+    assert list(Scorer(load_detector(DETECTOR), "none").score([])) == []
+
+
+@pytest.mark.parametrize("kind", ["good", "faceless", "broken", "missing"])
+def test_photos_are_read_only_a_little_ahead(tmp_path, kind):
+    picture = tmp_path / "photo.png"
+    Image.fromarray(np.full((64, 64, 3), 128, np.uint8)).save(picture)
+    if kind == "broken":
+        picture.write_bytes(b"")
+    number, batch_size = 400, 4
+    taken = 0
+
+    def photos() -> Iterator[Photo]:
+        nonlocal taken
+        for taken in range(1, number + 1):
+            yield Photo(str(picture), "It is missing." if kind == "missing" else "")
+
+    scorer = Scorer(
+        load_detector(DETECTOR), "auto" if kind == "faceless" else "none", batch_size=batch_size
+    )
+    ahead = []
+    for given, rows in enumerate(scorer.score(photos()), start=1):
+        assert len(rows) == 1
+        ahead.append(taken - given)
+    assert len(ahead) == number
+    assert max(ahead) <= 2 * (batch_size + os.cpu_count())
