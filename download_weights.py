@@ -15,14 +15,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from pipeline.commands import run, script_parser
 from pipeline.errors import UserError
 from pipeline.weights import WEIGHTS, Release, download, load_releases, status
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to download")
     parser.add_argument("--all", action="store_true", help="download all that there is")
     parser.add_argument(
@@ -41,7 +40,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace) -> int:
+def main() -> int:
+    args = get_args_parser().parse_args()
     releases = load_releases()
     unknown = [name for name in args.names if name not in releases]
     if unknown:
@@ -73,11 +73,4 @@ def table(releases: dict[str, Release], folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(get_args_parser().parse_args()))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nStopped: run the same command again to go on from there.", file=sys.stderr)
-        sys.exit(130)
+    run(main, after_stop="Run the same command again to go on from there.")

@@ -17,7 +17,6 @@ weights work too (--weights weights/Meso4_DF.h5, see download_weights.py): whole
 authors scored them, and they find few of today's fakes.
 """
 
-import sys
 from pathlib import Path
 
 from pipeline.commands import run, score_photos, scoring_parser
@@ -26,9 +25,9 @@ WEIGHTS = Path(__file__).resolve().parent / "weights" / "meso4"
 
 
 def main() -> int:
-    args = scoring_parser(__doc__, default_weights=WEIGHTS).parse_args(sys.argv[1:])
+    args = scoring_parser(__doc__, default_weights=WEIGHTS).parse_args()
     return score_photos(args, architecture="meso4")
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, after_stop="With --output and --continue the next run goes on from here.")

@@ -1,23 +1,18 @@
 """Tell real faces from deepfakes with MesoInception4.
 
-    python infer_mesoinception4.py photos/                        a folder, with all its sub-folders
-    python infer_mesoinception4.py face.jpg --face none           a picture that is nothing but a face
+    python infer_mesoinception4.py photos/               a folder, with all its sub-folders
+    python infer_mesoinception4.py face.jpg --face none  a picture that is nothing but a face
     python infer_mesoinception4.py photos/ --output rows.csv      or .jsonl, .parquet
     python infer_mesoinception4.py photos/ --output rows.csv --continue
-    find . -name '*.jpg' | python infer_mesoinception4.py -
 
-Each face gets a row: where it is, fake_probability (calibrated, 0…1), and a verdict: `fake` from
-the detector's threshold on, `real` where hardly any fake scores as low, `uncertain` between; a
-photo without a face says `no face`, one that cannot be read `error`, and the others go on.
-Exit codes: 0 all scored; 1 some photos could not be read; 2 wrong use or no weights; 130 Ctrl-C.
+Rows, verdicts and exit codes are those of infer_meso4.py.
 
-The detector is weights/mesoinception4, trained by train_meso.py on StyleGAN and Stable Diffusion portraits
-and DFDC face swaps; its README.md says how well it does and what it cannot see. MesoNet's published
-weights work too (--weights weights/MesoInception_DF.h5, see download_weights.py): whole pictures, as their
-authors scored them, and they find few of today's fakes.
+The detector is weights/mesoinception4, which train_meso.py --architecture mesoinception4 writes.
+MesoNet's published weights work too (--weights weights/MesoInception_DF.h5, see
+download_weights.py): whole pictures, as their authors scored them, and they find few of today's
+fakes.
 """
 
-import sys
 from pathlib import Path
 
 from pipeline.commands import run, score_photos, scoring_parser
@@ -26,9 +21,9 @@ WEIGHTS = Path(__file__).resolve().parent / "weights" / "mesoinception4"
 
 
 def main() -> int:
-    args = scoring_parser(__doc__, default_weights=WEIGHTS).parse_args(sys.argv[1:])
+    args = scoring_parser(__doc__, default_weights=WEIGHTS).parse_args()
     return score_photos(args, architecture="mesoinception4")
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, after_stop="With --output and --continue the next run goes on from here.")

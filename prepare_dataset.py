@@ -23,9 +23,9 @@ use; 130 stopped by Ctrl-C.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
+from pipeline.commands import run, script_parser
 from pipeline.errors import UserError
 from pipeline.faces import DEFAULT_MARGIN
 from pipeline.files import atomic_write
@@ -41,9 +41,7 @@ from pipeline.preparation import (
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("sources", nargs="*", type=Path, metavar="SOURCE", help="folder of photos or videos")
     add("--output", type=Path, metavar="DIR", help="where the dataset goes")
@@ -58,7 +56,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: argparse.Namespace) -> int:
+def main() -> int:
+    args = get_args_parser().parse_args()
     if args.list:
         print(describe_known_sets())
         return 0
@@ -106,11 +105,4 @@ def check(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(get_args_parser().parse_args()))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nStopped: run the same command again to go on from there.", file=sys.stderr)
-        sys.exit(130)
+    run(main, after_stop="Run the same command again to go on from there.")

@@ -49,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, after_stop="The same command with --resume goes on from the last whole epoch.")

@@ -16,14 +16,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.commands import load_any_detector, run  # noqa: E402
-from pipeline.dataset import load_samples  # noqa: E402
-from pipeline.detector import Detector  # noqa: E402
-from pipeline.errors import UserError  # noqa: E402
-from pipeline.files import atomic_write  # noqa: E402
-from pipeline.inputs import Photo  # noqa: E402
-from pipeline.metrics import auc, bootstrap_interval, recall  # noqa: E402
-from pipeline.scoring import Scorer  # noqa: E402
+from pipeline.commands import load_any_detector, run
+from pipeline.dataset import load_samples
+from pipeline.detector import Detector
+from pipeline.errors import UserError
+from pipeline.files import atomic_write
+from pipeline.inputs import Photo
+from pipeline.metrics import auc, bootstrap_interval, recall
+from pipeline.scoring import Scorer
 
 
 def main() -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from pipeline.errors import UserError
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[[], int | None], after_stop: str = "") -> None:
     """Run a script's main() and exit: with its number, 2 with a sentence on standard error for a
-    UserError, 130 after Ctrl-C. What a user did never ends in a traceback."""
+    UserError, 130 after Ctrl-C, with `after_stop` to say how to go on. What a user did never ends
+    in a traceback."""
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -19,7 +20,7 @@ def run(main: Callable[[], int | None]) -> None:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
+        print(f"\nStopped. {after_stop}".rstrip(), file=sys.stderr)
         code = 130
     except BrokenPipeError:  # `infer_… | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -29,7 +30,7 @@ def run(main: Callable[[], int | None]) -> None:
     os._exit(code)
 
 
-def parser(script_docstring: str) -> argparse.ArgumentParser:
+def script_parser(script_docstring: str) -> argparse.ArgumentParser:
     """A parser whose --help is the script's docstring, as it is written, before the arguments."""
     return argparse.ArgumentParser(
         description=script_docstring, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -38,7 +39,7 @@ def parser(script_docstring: str) -> argparse.ArgumentParser:
 
 def scoring_parser(script_docstring: str, default_weights: str) -> argparse.ArgumentParser:
     """The arguments of every infer_<model>.py."""
-    arguments = parser(script_docstring)
+    arguments = script_parser(script_docstring)
     arguments.add_argument(
         "paths",
         nargs="+",
@@ -134,7 +135,7 @@ def training_parser(script_docstring: str, **defaults) -> argparse.ArgumentParse
     """The arguments of every train_<model>.py; `defaults` are the recipe's (epochs=…, …)."""
     from pipeline.calibration import DEFAULT_RULE, RULES
 
-    arguments = parser(script_docstring)
+    arguments = script_parser(script_docstring)
     add = arguments.add_argument
     add(
         "--data",

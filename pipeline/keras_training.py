@@ -376,6 +376,8 @@ def train_detector(
         **asdict(recipe),
         "fingerprint": fingerprint(dataset.train + dataset.validate),
     }
+    arguments = asdict(recipe)
+    arguments |= arguments.pop("augmentation")
     run = open_run(output, settings, args.resume)
     with atomic_write(run / "audit.json") as file:
         json.dump(audit, file, indent=1)
@@ -394,7 +396,7 @@ def train_detector(
         args.threshold_rule,
         {
             "start": start,
-            "arguments": {**asdict(recipe), **asdict(augmentation)},
+            "arguments": arguments,
             "data": dataset.root.resolve().name,
             "data_licence": args.data_licence,
             "fingerprint": settings["fingerprint"],

@@ -72,7 +72,7 @@ fakes lie; `uncertain` between. Temperature {calibration["temperature"]:.3f}.
 
 Data: {training["data"]} (fingerprint `{training["fingerprint"][:16]}`).
 {training["epochs_run"]} epochs, the best was epoch {training["best_epoch"]};
-{training["minutes"]:.0f} minutes on {training["device"]}; `history.jsonl` has a line for each epoch.
+{training["minutes"]:.0f} minutes on {training["device"]}; see `history.jsonl`, a line an epoch.
 
 ## Limits
 

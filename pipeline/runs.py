@@ -19,17 +19,18 @@ def open_run(output: Path, settings: dict, resume: bool) -> Path:
     path = run / "run.json"
     settings = json.loads(json.dumps(settings))  # as they will be read back
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        earlier, finished = dict(noted["settings"]), bool(noted["finished"])
     except FileNotFoundError:
-        earlier = None
-    except (OSError, ValueError) as error:
+        earlier, finished = None, True
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete {run} to start anew.") from error
-    if resume and earlier:
-        changed = [name for name in settings if settings[name] != earlier["settings"].get(name)]
+    if resume and earlier is not None:
+        both = settings | earlier
+        changed = [name for name in both if settings.get(name) != earlier.get(name)]
         if changed:
             listed = ", ".join(
-                f"{name} (was {earlier['settings'].get(name)}, is {settings[name]})"
-                for name in changed
+                f"{name} (was {earlier.get(name)}, is {settings.get(name)})" for name in changed
             )
             raise UserError(
                 f"{run}: this training was started with other settings: {listed}. Resume it with "
@@ -38,7 +39,7 @@ def open_run(output: Path, settings: dict, resume: bool) -> Path:
         return run
     if resume:
         print(f"{run}: nothing to resume yet; starting from the beginning.", file=sys.stderr)
-    elif earlier and not earlier["finished"]:
+    elif not finished:
         raise UserError(
             f"{run} holds an unfinished training: add --resume to go on with it, or delete that "
             "folder to start anew."

@@ -135,10 +135,8 @@ def test_a_malformed_detector_json_is_refused(folder, content):
 @pytest.mark.parametrize(
     "name", ["format", "name", "architecture", "input", "face", "calibration", "files"]
 )
-@pytest.mark.parametrize("value", [None, [], "nonsense", {"nonsense": 1}, 3])
+@pytest.mark.parametrize("value", [None, [], {"nonsense": 1}, 3])
 def test_a_section_that_is_missing_or_something_else_is_refused(folder, name, value):
-    if (name, value) == ("name", "nonsense"):
-        pytest.skip("every text is a name")
     edit(folder, **{name: value})
     assert "again" in refusal(folder)
 

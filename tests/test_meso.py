@@ -40,7 +40,6 @@ def test_the_network_ends_in_a_logit(name):
     assert ARCHITECTURES[name].build().layers[-1].activation is keras.activations.linear
 
 
-@pytest.mark.slow  # starts TensorFlow and compiles a graph for each file
 @needs_shared
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_files_give_the_published_outputs_from_the_command_line(name, tmp_path):

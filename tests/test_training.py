@@ -1,0 +1,569 @@
+"""Training from the command line to the detector folder, killed at its worst moments and resumed.
+
+The reference training has fakes that are no different from its real pictures, so that its
+validation AUC goes up and down by chance: on any machine it stops early, after its best epoch.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from models import ARCHITECTURES
+from pipeline.augmentation import NO_AUGMENTATION
+from pipeline.dataset import Sample, load_dataset
+from pipeline.detector import check_folder, load_detector
+from pipeline.errors import UserError
+from pipeline.files import sha256_of
+from pipeline.images import read_image, resize
+from pipeline.inputs import find_photos
+from pipeline.metrics import auc
+from pipeline.runs import read_history
+from pipeline.runtime import Runtime
+from pipeline.scoring import Scorer
+from tests.shared import SHARED, needs_shared
+from tests.tiny_dataset import make_dataset, portrait
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MESO4 = ARCHITECTURES["meso4"]
+EPOCHS, PATIENCE, STEPS = 12, 2, 3
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+# Runs train_meso.py and kills it after the n-th time that something has happened.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+moment, number, output = sys.argv[1], int(sys.argv[2]), sys.argv[sys.argv.index("--output") + 1]
+sys.argv[:3] = ["train_meso.py"]
+
+import keras
+import train_meso
+from pipeline import commands, keras_training
+
+def kill_after(owner, name, counts=lambda *arguments: True, first=lambda *arguments: None):
+    original, calls = getattr(owner, name), []
+    def replacement(*arguments, **named):
+        result = original(*arguments, **named)
+        calls.extend([name] if counts(*arguments) else [])
+        if len(calls) == number:
+            first(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    setattr(owner, name, replacement)
+
+def moves(name):
+    return lambda old, new: Path(old).name == name
+
+match moment:
+    case "batch":
+        kill_after(keras_training.ProgressBar, "on_train_batch_end")
+    case "half a weights file":
+        halve = lambda model, path: os.truncate(path, os.path.getsize(path) // 2)
+        kill_after(keras.Model, "save_weights", first=halve)
+    case "state set aside":
+        kill_after(os, "rename", moves("state"))
+    case "state replaced":
+        kill_after(keras_training, "replace_folder")
+    case "detector set aside":
+        kill_after(os, "rename", moves(Path(output).name))
+    case "detector written":
+        kill_after(keras_training, "finish_training")
+
+commands.run(train_meso.main)
+"""
+
+
+def run_training(*arguments: object, killed: tuple[str, int] | None = None):
+    """Run train_meso.py to its end, or until it is `killed` (moment, how many of them)."""
+    script = ["-c", KILLED, *map(str, killed)] if killed else [str(REPOSITORY / "train_meso.py")]
+    return subprocess.run(
+        [sys.executable, *script, *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(own_cache, tmp_path_factory) -> SimpleNamespace:
+    """A finished training: its `data` (with two broken pictures), `arguments`, `output`, `run`,
+    `history`, and what it said."""
+    folder = tmp_path_factory.mktemp("reference")
+    data = make_dataset(folder / "data", train=24, validate=32, strength=0, names=("train", "val"))
+    (data / "train" / "real" / "torn.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    (data / "val" / "fake" / "empty.png").write_bytes(b"")
+    arguments = ["--data", data, "--epochs", EPOCHS, "--patience", PATIENCE, "--batch-size", 8]
+    arguments += ["--learning-rate", 0.01, "--workers", 2]
+    output = folder / "weights" / "tiny"
+    done = run_training(*arguments, "--output", output)
+    assert done.returncode == 0, done.stderr
+    run = output.with_name("tiny.run")
+    return SimpleNamespace(
+        data=data,
+        arguments=arguments,
+        output=output,
+        run=run,
+        history=read_history(run),
+        stdout=done.stdout,
+        stderr=done.stderr,
+    )
+
+
+@pytest.fixture(scope="module")
+def training():
+    """The module pipeline.keras_training, which takes TensorFlow's seconds to import."""
+    from pipeline import keras_training
+
+    return keras_training
+
+
+def weights_of(path: Path) -> dict[str, np.ndarray]:
+    arrays = {}
+    with h5py.File(path) as file:
+        file.visititems(
+            lambda name, item: (
+                arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
+    return arrays
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    first, second = weights_of(first), weights_of(second)
+    assert len(first) > 10
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[name], second[name]) for name in first
+    )
+
+
+def without_time(history: list[dict]) -> list[dict]:
+    return [{name: line[name] for name in line if name != "seconds"} for line in history]
+
+
+def validation_scores(folder: Path, data: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The labels and fake_probabilities of the validation pictures, as scoring gives them."""
+    labels, probabilities = [], []
+    for label, name in enumerate(("real", "fake")):
+        scorer = Scorer(load_detector(folder), face_mode="none")
+        for [row] in scorer.score(find_photos([str(data / "val" / name)])):
+            if row.verdict != "error":
+                labels.append(label)
+                probabilities.append(row.fake_probability)
+    return np.array(labels), np.array(probabilities)
+
+
+# ---- what a training leaves behind
+
+
+def test_training_stops_when_the_validation_auc_no_longer_rises(reference):
+    aucs = [line["val_auc"] for line in reference.history]
+    assert [line["epoch"] for line in reference.history] == [*range(1, len(aucs) + 1)]
+    best = int(np.argmax(aucs))
+    assert len(aucs) == best + 1 + PATIENCE < EPOCHS
+    training = load_detector(reference.output).description["training"]
+    assert (training["best_epoch"], training["epochs_run"]) == (best + 1, len(aucs))
+
+
+def test_the_detector_has_the_weights_of_the_best_epoch(reference):
+    aucs = [line["val_auc"] for line in reference.history]
+    assert aucs[-1] < max(aucs) - 0.004, "the last epoch was as good: nothing can be told apart"
+    labels, probabilities = validation_scores(reference.output, reference.data)
+    assert len(labels) == 32
+    scored = auc(labels, probabilities)
+    assert scored == pytest.approx(max(aucs), abs=2e-3)
+    written = load_detector(reference.output).description["metrics"]
+    assert scored == pytest.approx(written["auc"], abs=1e-9)
+    assert written["images"] == {"real": 16, "fake": 16}
+
+
+def test_every_section_of_the_description_is_there(reference):
+    description = check_folder(reference.output)
+    assert description["format"] == 1
+    assert (description["name"], description["architecture"]) == ("tiny", "meso4")
+    assert description["input"] == {
+        "size": 256,
+        "mean": [0, 0, 0],
+        "std": [255, 255, 255],
+        "layout": "NHWC",
+        "resize": "area",
+    }
+    assert description["face"]["mode"] == "auto"
+    assert description["face"]["margin"] > 1
+    calibration, metrics = description["calibration"], description["metrics"]
+    assert set(calibration) == {"temperature", "threshold", "uncertain_from", "rule", "images"}
+    assert 0 <= calibration["uncertain_from"] <= calibration["threshold"] <= 1
+    names = {"auc", "ap", "eer", "accuracy", "recall_real", "recall_fake", "ece", "ece_before"}
+    assert all(0 <= metrics[name] <= 1 for name in names)
+    low, high = metrics["auc_95"]
+    assert low <= metrics["auc"] <= high
+    training = description["training"]
+    assert training["start"] == "scratch"
+    given = {"epochs": EPOCHS, "batch_size": 8, "learning_rate": 0.01, "patience": 2, "seed": 0}
+    assert given.items() <= training["arguments"].items()
+    assert training["images"] == {"real": 12, "fake": 12}
+    assert len(training["fingerprint"]) == 64
+    assert {"tensorflow", "keras", "numpy", "openvino"} <= set(training["libraries"])
+    assert all(training[name] for name in ("date", "python", "device", "data_licence", "minutes"))
+    assert description["export"]["faces"] == 32
+    assert 0 <= description["export"]["largest_difference"] <= 1e-4
+
+
+def test_every_file_is_there_and_as_listed(reference):
+    listed = load_detector(reference.output).description["files"]
+    found = {path.name for path in reference.output.iterdir()}
+    assert found == set(listed) | {"detector.json"}
+    assert set(listed) == {
+        "model.onnx",
+        "model.weights.h5",
+        "history.jsonl",
+        "README.md",
+        "roc.png",
+        "reliability.png",
+    }
+    for name, checksum in listed.items():
+        assert sha256_of(reference.output / name) == checksum
+    for name in ("roc.png", "reliability.png"):
+        with Image.open(reference.output / name) as figure:
+            assert min(figure.size) >= 400
+            assert len(figure.convert("RGB").getcolors(1 << 20)) > 10
+    assert (reference.output / "history.jsonl").read_text().count("\n") == len(reference.history)
+    assert read_history(reference.output) == reference.history
+    assert {"loss", "auc", "val_loss", "val_auc", "seconds", "learning_rate"} <= set(
+        reference.history[0]
+    )
+
+
+def test_the_model_card_tells_the_measured_figures(reference):
+    card = (reference.output / "README.md").read_text(encoding="utf-8")
+    description = load_detector(reference.output).description
+    assert f"{description['metrics']['auc']:.3f}" in card
+    assert "12 real and 12 fake pictures" in card
+    assert "roc.png" in card and "reliability.png" in card
+    assert f"the best was epoch {description['training']['best_epoch']}" in card
+    assert "{" not in card
+
+
+def test_tensorboard_gets_events(reference):
+    for part in ("train", "validation"):
+        [events] = (reference.run / "tensorboard" / part).glob("events.out.tfevents.*")
+        assert events.stat().st_size > 100
+
+
+def test_unreadable_pictures_are_named_and_left_out(reference):
+    assert "train/real/torn.jpg: " in reference.stderr
+    assert "val/fake/empty.png: " in reference.stderr
+    assert "2 pictures cannot be read and are left out" in reference.stderr
+    audit = json.loads((reference.run / "audit.json").read_text())
+    assert [found["path"] for found in audit["unreadable"]] == [
+        "train/real/torn.jpg",
+        "val/fake/empty.png",
+    ]
+    description = load_detector(reference.output).description
+    assert description["training"]["images"] == {"real": 12, "fake": 12}
+    assert description["metrics"]["images"] == {"real": 16, "fake": 16}
+
+
+def test_the_result_is_said_in_one_line(reference):
+    assert reference.stdout.count("\n") == 1
+    assert reference.stdout.startswith(f"{reference.output}: validation AUC 0.")
+    assert "Traceback" not in reference.stderr
+
+
+def test_the_detector_scores_from_the_command_line(reference, infer, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    folder = reference.data / "val" / "real"
+    done = infer(folder, "--weights", reference.output, "--face", "none", "--output", rows)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert len(rows) == 16
+    assert {row["model"] for row in rows} == {"tiny"}
+    labels, expected = validation_scores(reference.output, reference.data)
+    scored = [row["fake_probability"] for row in rows]
+    np.testing.assert_allclose(scored, expected[labels == 0], atol=1e-6)
+
+
+def test_the_weights_file_and_the_graph_are_the_same_network(reference, training):
+    model = MESO4.build()
+    model.load_weights(reference.output / training.WEIGHTS)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), np.uint8)
+    expected = model(pixels / np.float32(255), training=False).numpy()[:, 0]
+    graph = Runtime(reference.output / "model.onnx", MESO4)
+    np.testing.assert_allclose(graph.logits(pixels), expected, atol=1e-4)
+    np.testing.assert_allclose(graph.logits(pixels[:1]), expected[:1], atol=1e-4)
+
+
+# ---- the same bits again
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_detector(reference, tmp_path):
+    output = tmp_path / "twin"
+    done = run_training(*reference.arguments, "--output", output)
+    assert done.returncode == 0, done.stderr
+    assert without_time(read_history(output)) == without_time(reference.history)
+    for name in ("run/state/last.weights.h5", "run/state/best.weights.h5"):
+        twin, other = (Path(f"{folder}.{name}") for folder in (output, reference.output))
+        assert same_weights(twin, other)
+    assert same_weights(output / "model.weights.h5", reference.output / "model.weights.h5")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), np.uint8)
+    logits, expected = (
+        Runtime(folder / "model.onnx", MESO4).logits(pixels)
+        for folder in (output, reference.output)
+    )
+    np.testing.assert_array_equal(logits, expected)
+
+
+def test_another_seed_gives_another_network(training, tmp_path):
+    data = make_dataset(tmp_path / "data", train=8, validate=8)
+    weights = []
+    for number, seed in enumerate((0, 0, 1)):
+        batches = make_batches(training, load_dataset(data), seed=seed, epochs=1)
+        run = tmp_path / str(number)
+        model = training.train(MESO4, batches.recipe, batches, run, resume=False)
+        weights.append(np.concatenate([array.ravel() for array in model.get_weights()]))
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert np.mean(weights[0] != weights[2]) > 0.5
+
+
+@pytest.mark.slow
+def test_a_training_killed_again_and_again_ends_with_the_same_bits(reference, tmp_path):
+    """One training, killed at a worse moment each time; all the while the old detector is there."""
+    output = tmp_path / "weights" / "again"
+    shutil.copytree(reference.output, output)
+    run = output.with_name("again.run")
+    epochs = len(reference.history)
+    for (moment, number), expected in {
+        ("batch", 2): 0,  # in the first epoch
+        ("half a weights file", 1): 0,  # of the first epoch
+        ("batch", STEPS + 2): 1,  # in the middle of the second epoch
+        ("state set aside", 1): 1,  # between the two renames
+        ("state replaced", epochs - 2): epochs - 1,  # early stopping is about to stop
+        ("state replaced", 1): epochs,  # training is over, history.jsonl one line behind
+        ("detector set aside", 1): epochs,  # the old detector has no name at this moment
+        ("detector written", 1): epochs,
+    }.items():
+        resume = ["--resume"] if run.exists() else []
+        arguments = [*reference.arguments, "--output", output, *resume]
+        done = run_training(*arguments, killed=(moment, number))
+        assert done.returncode == -signal.SIGKILL, f"{moment}: {done.stderr}"
+        state = run / "state" / "state.json"
+        if moment == "state set aside":
+            assert not state.exists()
+            state = run / ".state.previous" / "state.json"
+        history = json.loads(state.read_text())["history"] if expected else []
+        assert len(history) == expected, moment
+        assert without_time(history) == without_time(reference.history[:expected]), moment
+        name = "again" if moment == "detector written" else "tiny"
+        assert load_detector(output).name == name, moment
+
+    done = run_training(*reference.arguments, "--output", output, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert without_time(read_history(output)) == without_time(reference.history)
+    assert load_detector(output).name == "again"
+    for name in ("last.weights.h5", "best.weights.h5"):
+        assert same_weights(run / "state" / name, reference.run / "state" / name)
+    assert same_weights(output / "model.weights.h5", reference.output / "model.weights.h5")
+    assert sorted(os.listdir(run)) == sorted(os.listdir(reference.run))
+
+
+@pytest.mark.slow
+def test_an_unfinished_training_is_resumed_or_refused(reference, tmp_path):
+    output = tmp_path / "weights" / "new"
+    arguments = [*reference.arguments, "--output", output]
+    done = run_training(*arguments, "--resume", killed=("batch", 1))
+    assert done.returncode == -signal.SIGKILL
+    assert "nothing to resume yet; starting from the beginning" in done.stderr
+    assert not output.exists()
+
+    done = run_training(*arguments)
+    assert done.returncode == 2
+    assert "new.run holds an unfinished training: add --resume" in done.stderr
+
+    done = run_training(*arguments, "--resume", "--seed", 5, "--dropout", 0.4)
+    assert done.returncode == 2
+    assert "seed (was 0, is 5)" in done.stderr
+    assert "dropout (was 0.2, is 0.4)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ---- arguments
+
+
+def train_here(monkeypatch, *arguments: object) -> None:
+    """train_meso.py's main() in this process; what a user did wrong is raised."""
+    import train_meso
+
+    monkeypatch.setattr(sys, "argv", ["train_meso.py", *map(str, arguments)])
+    train_meso.main()
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_a_detector_folder(reference, training, monkeypatch, tmp_path):
+    output = tmp_path / "on"
+    data = make_dataset(tmp_path / "data", train=8, validate=8)
+    arguments = ["--data", data, "--epochs", 1, "--learning-rate", 1e-9, "--batch-size", 8]
+    train_here(monkeypatch, *arguments, "--output", output, "--init", reference.output)
+    assert load_detector(output).description["training"]["start"] == "detector tiny"
+    before, after = (weights_of(folder / training.WEIGHTS) for folder in (reference.output, output))
+    for name, array in before.items():
+        if array.ndim > 1:  # a step of 1e-9 moves the kernels by no more
+            np.testing.assert_allclose(after[name], array, atol=1e-7)
+
+
+@needs_shared
+def test_training_starts_from_published_weights(training):
+    path = SHARED / "mesonet" / "Meso4_DF.h5"
+    label, load = training.starting_point(str(path), MESO4)
+    assert label == "published Meso4_DF"
+    model = MESO4.build()
+    load(model)
+    published = [array for array in weights_of(path).values() if array.shape == (16, 1)]
+    np.testing.assert_array_equal(model.layers[-1].get_weights()[0], -published[0])
+
+
+def test_a_start_of_another_kind_is_refused(reference, monkeypatch, tmp_path):
+    arguments = ["--data", reference.data, "--output", tmp_path / "out"]
+    for init, sentence in (
+        (reference.output, "this is a meso4, not a mesoinception4"),
+        (tmp_path / "absent", "there is no such file or folder"),
+        (tmp_path, "there is no detector here"),
+        (tmp_path / "absent.h5", "this file cannot be read"),
+        (reference.output / "model.weights.h5", "none of MesoNet's four published"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            train_here(monkeypatch, *arguments, "--init", init, "--architecture", "mesoinception4")
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_shared
+def test_published_weights_of_another_architecture_are_refused(training):
+    path = SHARED / "mesonet" / "MesoInception_F2F.h5"
+    with pytest.raises(UserError, match="this is a mesoinception4, not a meso4"):
+        training.starting_point(str(path), MESO4)
+
+
+def test_cuda_without_a_gpu_is_refused(reference, training, monkeypatch, tmp_path):
+    if training.tf.config.list_physical_devices("GPU"):
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match=r"--device cuda: TensorFlow sees no GPU here"):
+        train_here(
+            monkeypatch,
+            *("--data", reference.data, "--output", tmp_path / "out", "--device", "cuda"),
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_class_without_a_readable_picture_is_refused(monkeypatch, tmp_path):
+    data = make_dataset(tmp_path / "data", train=4, validate=4)
+    for picture in (data / "train" / "fake").iterdir():
+        picture.write_bytes(b"torn")
+    with pytest.raises(UserError, match="fake"):
+        train_here(monkeypatch, "--data", data, "--output", tmp_path / "out")
+    assert not (tmp_path / "out.run").exists()
+
+
+def test_showing_the_augmentation_trains_nothing(reference, monkeypatch, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    train_here(
+        monkeypatch,
+        *("--data", reference.data, "--output", tmp_path / "out", "--show-augmentation", sheet),
+    )
+    pixels = read_image(sheet)
+    assert pixels.shape == (8 * 256, 8 * 256, 3)
+    as_scored, changed = pixels[:256, :256], pixels[:256, 256:512]
+    assert np.abs(as_scored.astype(int) - changed).mean() > 1
+    assert list(tmp_path.iterdir()) == [sheet]
+
+
+# ---- batches
+
+
+def make_batches(training, dataset, seed=0, epochs=3, batch_size=4, cache_bytes=1 << 30):
+    recipe = training.Recipe(epochs, batch_size, 1e-3, 5, 0.2, seed, NO_AUGMENTATION, "area")
+    batches = training.Batches(MESO4, recipe, dataset.train, dataset.validate, 2, cache_bytes)
+    batches.recipe = recipe
+    return batches
+
+
+def as_scored(sample: Sample) -> np.ndarray:
+    return resize(read_image(sample.path), MESO4.input_size, "area")
+
+
+def test_each_epoch_has_each_picture_at_most_once_and_in_an_order_of_its_own(training, tmp_path):
+    dataset = load_dataset(make_dataset(tmp_path, train=10, validate=2))
+    batches = make_batches(training, dataset)
+    known = {as_scored(sample).tobytes(): i for i, sample in enumerate(dataset.train)}
+    assert len(known) == 10
+    seen = []
+    for pixels, labels in batches.training(0):
+        assert pixels.shape == (4, 256, 256, 3) and labels.shape == (4, 1)
+        for picture, [label] in zip(pixels.numpy(), labels.numpy(), strict=True):
+            index = known[np.round(picture * 255).astype(np.uint8).tobytes()]
+            assert dataset.train[index].label == label
+            seen.append(index)
+    assert batches.steps == 2
+    assert len(seen) == 3 * 8
+    epochs = [seen[:8], seen[8:16], seen[16:]]
+    assert all(len(set(epoch)) == 8 for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == 3
+
+    later = [labels.numpy() for _, labels in batches.training(2)]
+    expected = [[[dataset.train[i].label] for i in half] for half in (seen[16:20], seen[20:])]
+    np.testing.assert_array_equal(later, expected)
+
+
+def test_fewer_pictures_than_a_batch_are_one_batch(training, tmp_path):
+    dataset = load_dataset(make_dataset(tmp_path, train=6, validate=2))
+    batches = make_batches(training, dataset, batch_size=16)
+    assert [len(pixels) for pixels, _ in batches.training(0)] == [6, 6, 6]
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+def test_validation_sees_what_scoring_sees(training, tmp_path, cache_bytes):
+    dataset = load_dataset(make_dataset(tmp_path, train=2, validate=6))
+    large = np.random.default_rng(1).integers(0, 256, (700, 1301, 3), np.uint8)
+    Image.fromarray(large).save(dataset.validate[0].path.with_suffix(".png"))
+    dataset = load_dataset(tmp_path)
+    assert len(dataset.validate) == 7
+    batches = make_batches(training, dataset, cache_bytes=cache_bytes)
+    expected = np.stack([as_scored(sample) for sample in dataset.validate])
+    for _ in range(2):
+        pixels, labels = (
+            np.concatenate(parts) for parts in zip(*batches.validation(), strict=True)
+        )
+        np.testing.assert_array_equal(pixels, expected.astype(np.float32) / np.float32(255))
+        assert labels[:, 0].tolist() == [sample.label for sample in dataset.validate]
+
+
+def test_a_full_cache_still_gives_the_right_pictures(training, tmp_path):
+    random = np.random.default_rng(0)
+    expected = {}
+    for number in range(6):
+        picture = portrait(random)
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(picture).save(path)
+        expected[path] = picture
+    size = picture.nbytes
+    decoded = []
+
+    def reduce(image):
+        decoded.append(image)
+        return image
+
+    cache = training.PictureCache(reduce, max_bytes=3 * size + size // 2)
+    for _ in range(3):
+        for path, picture in expected.items():
+            np.testing.assert_array_equal(cache[path], picture)
+    assert len(decoded) == 6 + 2 * 3, "three pictures fit and the other three are read each time"
