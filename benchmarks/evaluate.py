@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.commands import load_any_detector, run
+from pipeline.commands import open_detector, run
 from pipeline.dataset import load_samples
 from pipeline.detector import Detector
 from pipeline.errors import UserError
@@ -38,7 +38,7 @@ def main() -> None:
     print("| detector | test set | pictures real + fake | AUC | fakes found | real called fake |")
     print("|---|---|---|---|---|---|")
     for path in args.detectors:
-        detector = load_any_detector(path)
+        detector = open_detector(path)
         for folder in args.data:
             result = measure(detector, folder)
             results.append(result)

@@ -108,27 +108,28 @@ def score_photos(args: argparse.Namespace, architecture: str) -> int:
     return 1 if summary.errors else 0
 
 
-def open_detector(weights: Path, architecture: str):
-    """Load a detector folder, or import a published .h5 file, and check that it is of the
-    architecture that the script is for. Raises UserError, also with how to get weights."""
-    detector = load_any_detector(weights)
-    if detector.architecture.name != architecture:
-        raise UserError(
-            f"{weights}: this is a {detector.architecture.name} detector and this script scores "
-            f"with {architecture}: use the script named after it."
-        )
+def open_detector(path: Path, architecture: str | None = None):
+    """The detector in a detector folder or a published .h5 file, which must be of `architecture`.
+
+    None: of any. Raises UserError, also with how to get weights.
+    """
+    from pipeline.detector import load_detector
+    from pipeline.published import import_published, published_file
+
+    if path.suffix == ".h5":
+        _require(architecture, published_file(path)[1], path)  # before an import takes seconds
+        return import_published(path)
+    detector = load_detector(path)
+    _require(architecture, detector.architecture.name, path)
     return detector
 
 
-def load_any_detector(path: Path):
-    """The detector in a detector folder or a published .h5 file. Raises UserError."""
-    from pipeline.detector import load_detector
-
-    if path.suffix == ".h5":
-        from pipeline.published import import_published
-
-        return import_published(path)
-    return load_detector(path)
+def _require(architecture: str | None, found: str, path: Path) -> None:
+    if architecture not in (None, found):
+        raise UserError(
+            f"{path}: this is a {found} detector and this script scores with {architecture}: use "
+            "the script named after it."
+        )
 
 
 def training_parser(script_docstring: str, **defaults) -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ import openvino as ov
 
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
+from pipeline.runtime import openvino_core
 
 WEIGHTS_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
 
@@ -201,7 +202,7 @@ def _start(centre: float, side: int, length: int) -> int:
 
 def _compiled_network() -> ov.CompiledModel:
     """CenterFace for RGB pictures (1, H, W, 3) uint8 with sides that are multiples of 32."""
-    core = ov.Core()
+    core = openvino_core()
     model = core.read_model(_weights_path())
     model.reshape([1, 3, -1, -1])
     steps = ov.preprocess.PrePostProcessor(model)

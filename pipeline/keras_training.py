@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -31,7 +32,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 from models import Architecture
 from pipeline.augmentation import Augmentation, augment
-from pipeline.dataset import FAKE, REAL, Dataset, Sample, fingerprint
+from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, Sample, fingerprint
 from pipeline.detector import check_folder
 from pipeline.errors import UserError
 from pipeline.faces import DEFAULT_MARGIN
@@ -236,6 +237,7 @@ def train(
             initial_epoch=first_epoch,
             epochs=recipe.epochs,
             steps_per_epoch=batches.steps,
+            shuffle=False,  # the batches already are
             verbose=0,
             callbacks=[
                 keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False),
@@ -344,7 +346,11 @@ def export_graph(model: keras.Model, path: Path) -> None:
     """Write the network as ONNX: `pixels` (N, size, size, 3) float32 → logits (N, 1) float32."""
     # The exporter talks about its progress on both streams; nothing in it is for a user.
     model(np.zeros((1, *model.input_shape[1:]), np.float32))  # the exporter wants a network in use
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        warnings.catch_warnings(action="ignore"),
+    ):
         model.export(path, format="onnx", verbose=False)
 
 
@@ -357,6 +363,13 @@ def train_detector(
     output: Path,
 ) -> None:
     """Train on an audited dataset as the script's arguments say, and write the detector folder."""
+    for split, samples in (("train", dataset.train), ("validate", dataset.validate)):
+        for label, name in enumerate(CLASS_NAMES):
+            if not any(sample.label == label for sample in samples):
+                raise UserError(
+                    f"{dataset.root}: not one {name} picture to {split} with can be read; the "
+                    "audit above says why."
+                )
     recipe = Recipe(
         args.epochs,
         args.batch_size,

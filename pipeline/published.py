@@ -41,7 +41,13 @@ def import_published(path: Path) -> Detector:
     try:
         return load_detector(folder)
     except UserError:  # not there yet, damaged, or of another version: made anew
-        _convert(path, folder, name, architecture)
+        try:
+            _convert(path, folder, name, architecture)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: the imported weights cannot be kept there ({error.strerror}); set "
+                "XDG_CACHE_HOME to a folder that can be written."
+            ) from error
     return load_detector(folder)
 
 

@@ -123,7 +123,7 @@ def _draw_reliability(
     said = np.bincount(bin_of, weights=probabilities, minlength=bins)[filled] / counts[filled]
     true = np.bincount(bin_of, weights=labels, minlength=bins)[filled] / counts[filled]
     figure, (axes, below) = plt.subplots(
-        2, 1, figsize=(4.5, 5.2), height_ratios=(4, 1), sharex=True, layout="constrained"
+        2, 1, figsize=(4.5, 5.8), height_ratios=(4, 1), sharex=True, layout="constrained"
     )
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="perfect")
     axes.plot(said, true, "o-", color=REAL_COLOUR, label="validation pictures")
@@ -138,7 +138,6 @@ def _draw_reliability(
         xlim=(0, 1),
         ylim=(-0.01, 1.01),
     )
-    axes.legend(loc="upper left")
     edges = np.linspace(0, 1, bins + 1)[:-1]
     for label, colour, name in ((0, REAL_COLOUR, "real"), (1, FAKE_COLOUR, "fake")):
         heights = np.bincount(bin_of[labels == label], minlength=bins)
@@ -154,7 +153,7 @@ def _draw_reliability(
             label=name,
         )
     below.set(xlabel="fake_probability", ylabel="pictures")
-    below.legend(loc="upper center", ncols=2)
+    figure.legend(loc="outside lower center", ncols=2)  # inside, it would cover bars or curve
     _save(figure, path)
 
 

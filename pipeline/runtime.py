@@ -1,6 +1,7 @@
 """Runs a detector's exported graph: pixels in, logits out. Imports no training framework."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +21,38 @@ class Runtime:
     def __init__(self, graph: Path, architecture: Architecture, device: str = "auto"):
         if device == "cuda":
             raise UserError("--device cuda: scoring runs on the CPU only; use --device auto.")
-        core = ov.Core()
+        core = openvino_core()
         model = core.read_model(graph)
         steps = ov.preprocess.PrePostProcessor(model)
         steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
         steps.input().model().set_layout(ov.Layout(architecture.layout))
         scaling = steps.input().preprocess().convert_element_type(ov.Type.f32)
         scaling.mean(list(architecture.scaling.mean)).scale(list(architecture.scaling.std))
-        self._network = core.compile_model(
-            steps.build(),
-            "CPU",
-            # Processors with bfloat16 would use it unasked; it moves Meso4's results by up to 0.39.
-            {"INFERENCE_PRECISION_HINT": "f32", "CACHE_DIR": str(cache_folder() / "graphs")},
-        )
+        self._network = _compile(core, steps.build())
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """(N, size, size, 3) uint8 RGB → (N,) float32 logits of fake."""
         return self._network([np.ascontiguousarray(pixels)])[0].reshape(len(pixels))
+
+
+def openvino_core() -> ov.Core:
+    """OpenVINO, made fit for several threads; to be called before they start."""
+    # It fills a table of types on first use, where two threads at once would wait for ever.
+    ov.Type.u8.to_dtype()
+    return ov.Core()
+
+
+def _compile(core: ov.Core, model: ov.Model) -> ov.CompiledModel:
+    # Processors with bfloat16 would use it unasked; it moves Meso4's results by up to 0.39.
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    try:
+        return core.compile_model(
+            model, "CPU", settings | {"CACHE_DIR": str(cache_folder() / "graphs")}
+        )
+    except RuntimeError as error:  # no place for the cache, or a damaged file in it
+        reason = str(error).strip().splitlines()[-1]
+        print(f"Compiling without the cache of compiled graphs: {reason}", file=sys.stderr)
+        return core.compile_model(model, "CPU", settings)
 
 
 def cache_folder() -> Path:

@@ -118,12 +118,8 @@ def check_folder_with_broken_files(infer, folder: Path, good: list[Path]) -> Non
         assert phrase in errors[str(folder / "broken" / name)]
     expected = {*map(str, good), *(str(folder / "odd" / name) for name in odd)}
     assert {row["path"] for row in rows} - errors.keys() == expected
-    # The same face in every format.
-    assert {row["verdict"] for row in rows if Path(row["path"]).parent.name == "odd"} <= {
-        "real",
-        "uncertain",
-        "fake",
-    }
+    # They show one face, which is found in every format.
+    assert all(row["face"] == 0 for row in rows if Path(row["path"]).parent.name == "odd")
 
     process = infer(folder, "--output", "rows.csv")
     assert process.returncode == 1
@@ -378,6 +374,7 @@ print(*sorted(set(name.partition(".")[0] for name in sys.modules)), file=sys.std
 
 
 @needs_posix
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_photos(own_cache, tmp_path):
     picture = tmp_path / "picture.png"
     Image.effect_noise((128, 128), 50).save(picture)

@@ -1,6 +1,8 @@
-"""Scoring in one process: what a photo's rows say, that they depend on nothing else, and streaming."""
+"""What a photo's rows say, that they depend on nothing else, and that scoring streams."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from pipeline.images import read_image
 from pipeline.inputs import Photo, find_photos
 from pipeline.rows import Row
 from pipeline.scoring import Scorer
-from tests.conftest import DETECTOR, FACE_SAMPLE, SAMPLES
+from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -87,7 +89,8 @@ def test_a_threshold_of_the_users(threshold):
 @pytest.mark.parametrize("face_mode", ["auto", "none"])
 def test_a_score_depends_on_the_picture_alone(face_mode):
     photos = sample_photos()
-    alone = [row for photo in photos for row in score([photo], face_mode=face_mode)[str(photo)]]
+    scorer = Scorer(load_detector(DETECTOR), face_mode)
+    alone = [row for photo in photos for row in next(scorer.score([Photo(str(photo))]))]
     expected = {(row.path, row.face): row.fake_probability for row in alone}
     for batch_size, order in [(1, photos), (3, photos[::-1]), (32, photos), (4, photos[3:] * 3)]:
         scorer = Scorer(load_detector(DETECTOR), face_mode, batch_size=batch_size)
@@ -147,7 +150,8 @@ def test_photos_are_read_only_a_little_ahead(tmp_path, kind):
 
     def photos() -> Iterator[Photo]:
         nonlocal taken
-        for taken in range(1, number + 1):
+        for _ in range(number):
+            taken += 1
             yield Photo(str(picture), "It is missing." if kind == "missing" else "")
 
     scorer = Scorer(
@@ -159,3 +163,34 @@ def test_photos_are_read_only_a_little_ahead(tmp_path, kind):
         ahead.append(taken - given)
     assert len(ahead) == number
     assert max(ahead) <= 2 * (batch_size + os.cpu_count())
+
+
+def test_threads_may_use_openvino_at_once_from_the_start():
+    """Unprepared, OpenVINO 2026.4 hangs in about every second of these races."""
+    code = f"""
+import os, sys, threading
+from pathlib import Path
+import openvino as ov
+from pipeline.detector import load_detector
+from pipeline.scoring import Scorer
+
+Scorer(load_detector(Path({str(DETECTOR)!r})), "none")
+sys.setswitchinterval(1e-6)
+start = threading.Barrier(4)
+
+def first_use():
+    start.wait()
+    ov.Type.u8.to_dtype()  # part of every inference
+
+threads = [threading.Thread(target=first_use) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print("ready")
+"""
+    for _ in range(5):
+        process = subprocess.run(
+            [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=60
+        )
+        assert process.stdout == b"ready\n", process.stderr.decode()

@@ -47,9 +47,8 @@ from pathlib import Path
 moment, number, output = sys.argv[1], int(sys.argv[2]), sys.argv[sys.argv.index("--output") + 1]
 sys.argv[:3] = ["train_meso.py"]
 
-import keras
 import train_meso
-from pipeline import commands, keras_training
+from pipeline import commands, keras_training  # sets up TensorFlow before it is imported
 
 def kill_after(owner, name, counts=lambda *arguments: True, first=lambda *arguments: None):
     original, calls = getattr(owner, name), []
@@ -70,7 +69,7 @@ match moment:
         kill_after(keras_training.ProgressBar, "on_train_batch_end")
     case "half a weights file":
         halve = lambda model, path: os.truncate(path, os.path.getsize(path) // 2)
-        kill_after(keras.Model, "save_weights", first=halve)
+        kill_after(keras_training.keras.Model, "save_weights", first=halve)
     case "state set aside":
         kill_after(os, "rename", moves("state"))
     case "state replaced":
@@ -105,7 +104,7 @@ def reference(own_cache, tmp_path_factory) -> SimpleNamespace:
     (data / "train" / "real" / "torn.jpg").write_bytes(b"\xff\xd8\xff no picture")
     (data / "val" / "fake" / "empty.png").write_bytes(b"")
     arguments = ["--data", data, "--epochs", EPOCHS, "--patience", PATIENCE, "--batch-size", 8]
-    arguments += ["--learning-rate", 0.01, "--workers", 2]
+    arguments += ["--learning-rate", 0.01, "--dropout", 0.2, "--workers", 2]
     output = folder / "weights" / "tiny"
     done = run_training(*arguments, "--output", output)
     assert done.returncode == 0, done.stderr
@@ -279,6 +278,7 @@ def test_the_result_is_said_in_one_line(reference):
     assert reference.stdout.count("\n") == 1
     assert reference.stdout.startswith(f"{reference.output}: validation AUC 0.")
     assert "Traceback" not in reference.stderr
+    assert "Warning:" not in reference.stderr
 
 
 def test_the_detector_scores_from_the_command_line(reference, infer, tmp_path):
@@ -328,13 +328,11 @@ def test_the_same_seed_gives_the_same_detector(reference, tmp_path):
 def test_another_seed_gives_another_network(training, tmp_path):
     data = make_dataset(tmp_path / "data", train=8, validate=8)
     weights = []
-    for number, seed in enumerate((0, 0, 1)):
+    for seed in (0, 1):
         batches = make_batches(training, load_dataset(data), seed=seed, epochs=1)
-        run = tmp_path / str(number)
-        model = training.train(MESO4, batches.recipe, batches, run, resume=False)
+        model = training.train(MESO4, batches.recipe, batches, tmp_path / str(seed), resume=False)
         weights.append(np.concatenate([array.ravel() for array in model.get_weights()]))
-    np.testing.assert_array_equal(weights[0], weights[1])
-    assert np.mean(weights[0] != weights[2]) > 0.5
+    assert np.mean(weights[0] != weights[1]) > 0.5
 
 
 @pytest.mark.slow
@@ -469,7 +467,7 @@ def test_a_class_without_a_readable_picture_is_refused(monkeypatch, tmp_path):
     data = make_dataset(tmp_path / "data", train=4, validate=4)
     for picture in (data / "train" / "fake").iterdir():
         picture.write_bytes(b"torn")
-    with pytest.raises(UserError, match="fake"):
+    with pytest.raises(UserError, match="not one fake picture to train with can be read"):
         train_here(monkeypatch, "--data", data, "--output", tmp_path / "out")
     assert not (tmp_path / "out.run").exists()
 

@@ -412,7 +412,8 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(server, tmp_path):
 def clone(server, tmp_path) -> Path:
     """A copy of the downloading part of this repository, whose list has what the server has."""
     clone = tmp_path / "clone"
-    shutil.copytree(REPOSITORY / "pipeline", clone / "pipeline")
+    for package in ("models", "pipeline"):
+        shutil.copytree(REPOSITORY / package, clone / package)
     shutil.copy(REPOSITORY / "download_weights.py", clone)
     (clone / "weights").mkdir()
     releases = [offer(server), offer(server, b"another", "/Other.h5")]
