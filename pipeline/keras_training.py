@@ -280,6 +280,8 @@ class TrainingState(keras.callbacks.Callback):
         state = json.loads((self._folder / "state.json").read_text())
         model.optimizer.build(model.trainable_variables)
         model.load_weights(self._folder / "last.weights.h5")
+        for variable, value in zip(_random_states(model), state["random_states"], strict=True):
+            variable.assign(value)
         self._history, self._early = state["history"], state["early_stopping"]
         self.finished = state["finished"]
         self._write_history()  # killed just before, it would lack the last epoch
@@ -307,7 +309,12 @@ class TrainingState(keras.callbacks.Callback):
         shutil.copyfile(best, new / "best.weights.h5")
         early = {name: getattr(self._early_stopping, name) for name in ("wait", "best_epoch")}
         early["best"] = float(self._early_stopping.best)
-        state = {"history": self._history, "early_stopping": early, "finished": self.finished}
+        state = {
+            "history": self._history,
+            "early_stopping": early,
+            "random_states": [variable.numpy().tolist() for variable in _random_states(self.model)],
+            "finished": self.finished,
+        }
         (new / "state.json").write_text(json.dumps(state))
         replace_folder(new, self._folder)
         self._write_history()
@@ -315,6 +322,13 @@ class TrainingState(keras.callbacks.Callback):
     def _write_history(self):
         with atomic_write(self._run / "history.jsonl") as file:
             file.writelines(json.dumps(line) + "\n" for line in self._history)
+
+
+def _random_states(model: keras.Model) -> list[keras.Variable]:
+    """The variables from which dropout draws; Keras leaves them out of its weights files."""
+    return [
+        layer.seed_generator.state for layer in model.layers if hasattr(layer, "seed_generator")
+    ]
 
 
 class ProgressBar(keras.callbacks.Callback):

@@ -342,16 +342,16 @@ def test_a_training_killed_again_and_again_ends_with_the_same_bits(reference, tm
     shutil.copytree(reference.output, output)
     run = output.with_name("again.run")
     epochs = len(reference.history)
-    for (moment, number), expected in {
-        ("batch", 2): 0,  # in the first epoch
-        ("half a weights file", 1): 0,  # of the first epoch
-        ("batch", STEPS + 2): 1,  # in the middle of the second epoch
-        ("state set aside", 1): 1,  # between the two renames
-        ("state replaced", epochs - 2): epochs - 1,  # early stopping is about to stop
-        ("state replaced", 1): epochs,  # training is over, history.jsonl one line behind
-        ("detector set aside", 1): epochs,  # the old detector has no name at this moment
-        ("detector written", 1): epochs,
-    }.items():
+    for moment, number, whole_epochs in [
+        ("batch", 2, 0),  # in the first epoch
+        ("half a weights file", 1, 0),  # of the first epoch
+        ("batch", STEPS + 2, 1),  # in the middle of the second epoch
+        ("state set aside", 1, 1),  # between the two renames
+        ("state replaced", epochs - 2, epochs - 1),  # early stopping is about to stop
+        ("state replaced", 1, epochs),  # training is over, history.jsonl one line behind
+        ("detector set aside", 1, epochs),  # the old detector has no name at this moment
+        ("detector written", 1, epochs),
+    ]:
         resume = ["--resume"] if run.exists() else []
         arguments = [*reference.arguments, "--output", output, *resume]
         done = run_training(*arguments, killed=(moment, number))
@@ -360,9 +360,9 @@ def test_a_training_killed_again_and_again_ends_with_the_same_bits(reference, tm
         if moment == "state set aside":
             assert not state.exists()
             state = run / ".state.previous" / "state.json"
-        history = json.loads(state.read_text())["history"] if expected else []
-        assert len(history) == expected, moment
-        assert without_time(history) == without_time(reference.history[:expected]), moment
+        history = json.loads(state.read_text())["history"] if whole_epochs else []
+        assert len(history) == whole_epochs, moment
+        assert without_time(history) == without_time(reference.history[:whole_epochs]), moment
         name = "again" if moment == "detector written" else "tiny"
         assert load_detector(output).name == name, moment
 
