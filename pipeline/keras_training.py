@@ -7,6 +7,7 @@ resumed ends with the same weights, bit for bit, as one that nobody touched.
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -361,8 +362,8 @@ def export_graph(model: keras.Model, path: Path) -> None:
     # The exporter talks about its progress on both streams; nothing in it is for a user.
     model(np.zeros((1, *model.input_shape[1:]), np.float32))  # the exporter wants a network in use
     with (
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
+        quiet_stderr(),
+        contextlib.redirect_stdout(io.StringIO()),
         warnings.catch_warnings(action="ignore"),
     ):
         model.export(path, format="onnx", verbose=False)

@@ -75,8 +75,9 @@ def _convert(path: Path, folder: Path, name: str, architecture_name: str) -> Non
             "pip install -r requirements.txt"
         )
     print(f"Importing {path} (once; TensorFlow takes some seconds to start)…", file=sys.stderr)
-    from models.meso import load_published_weights
-    from pipeline.keras_training import export_graph
+    from pipeline.keras_training import export_graph  # before anything else imports TensorFlow
+
+    from models.meso import load_published_weights  # isort: skip
 
     architecture = ARCHITECTURES[architecture_name]
     model = architecture.build()
