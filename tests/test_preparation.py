@@ -347,7 +347,7 @@ def test_ctrl_c_stops_with_a_sentence(photos, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130
-    assert "run the same command again" in errors
+    assert "Run the same command again" in errors
     assert "Traceback" not in errors
 
 
