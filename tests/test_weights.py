@@ -473,7 +473,7 @@ def test_a_download_killed_by_kill_9_is_finished_by_the_next(server, clone, old)
 def test_ctrl_c_is_a_sentence_and_keeps_the_part(server, clone):
     code, _, errors = stop_midway(server, clone, signal.SIGINT)
     assert code == 130
-    assert "run the same command again" in errors
+    assert "Run the same command again" in errors
     assert (clone / "weights" / "Net.h5.part").stat().st_size >= 400_000
 
 
