@@ -26,7 +26,7 @@ bench: $(VENV)/everything-is-installed
 	$(BIN)/python benchmarks/scoring_speed.py
 
 evaluate: $(VENV)/everything-is-installed
-	$(BIN)/python benchmarks/evaluate.py weights/meso4 weights/mesoinception4 --data $(FACES)/test/*
+	$(BIN)/python benchmarks/evaluate.py $(dir $(wildcard weights/*/detector.json)) --data $(FACES)/test/*
 
 release: $(VENV)/scoring-is-installed
 	$(BIN)/python -m pipeline.release --base-url $(BASE_URL)
