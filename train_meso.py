@@ -13,7 +13,7 @@ TensorBoard's logs.
 
 To expect: 7,000 faces take a minute an epoch on two idle cores with Meso4, three with
 MesoInception4. Meso4 from the published weights (--init weights/Meso4_DF.h5) reached a validation
-AUC of 0.79 in 14 epochs on StyleGAN, Stable Diffusion and DFDC fakes and was still rising.
+AUC of 0.79 in 14 epochs on StyleGAN, Stable Diffusion and DFDC fakes; more should help.
 """
 
 from pathlib import Path
