@@ -8,7 +8,7 @@ import hashlib
 import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def load_samples(root: str | Path) -> list[Sample]:
         Sample(path, label, path.parent.relative_to(folder).as_posix().removeprefix("."))
         for label, folder in enumerate(folders)
         if folder is not None
-        for path in _photos(folder)
+        for path in files_below(folder, PHOTO_SUFFIXES)
     ]
     if not samples:
         raise UserError(f"{root}: no photos in its folders real/ and fake/.\n{_NEXT_STEPS}")
@@ -163,6 +163,25 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
+def files_below(folder: Path, suffixes: Set[str]) -> Iterator[Path]:
+    """The files in `folder` and its sub-folders that end in one of `suffixes` (lower case), sorted
+    within each folder; hidden ones are left out. Raises UserError where a folder cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: this folder cannot be read ({error.strerror}).")
+
+    visited = set()  # linked folders are followed, each once, even where links go in a circle
+    for current, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        if os.path.realpath(current) in visited:
+            folders.clear()
+            continue
+        visited.add(os.path.realpath(current))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
+                yield Path(current, name)
+
+
 _NEXT_STEPS = """\
 To get a dataset:
   1. See where the well-known sets can be had:
@@ -195,23 +214,6 @@ def _subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
         listed = " and ".join(path.name for path in found)
         raise UserError(f"{root}: {listed} mean the same; keep one of these folders.")
     return found[0] if found else None
-
-
-def _photos(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename}: this folder cannot be read ({error.strerror}).")
-
-    visited = set()  # linked folders are followed, each once, even where links go in a circle
-    for current, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        if os.path.realpath(current) in visited:
-            folders.clear()
-            continue
-        visited.add(os.path.realpath(current))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            path = Path(current, name)
-            if not name.startswith(".") and path.suffix.lower() in PHOTO_SUFFIXES:
-                yield path
 
 
 def _read_csv(path: Path) -> Iterator[tuple[Sample, dict[str, str]]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.dataset import CLASS_NAMES, FAKE, REAL
+from pipeline.dataset import CLASS_NAMES, FAKE, REAL, files_below
 from pipeline.errors import UserError
 from pipeline.images import PHOTO_SUFFIXES
 
@@ -107,7 +107,7 @@ _SPLIT_NAMES = {
 
 def _labelled_by_folder(source: Path) -> Iterator[SourceFile]:
     files = []
-    for path in _files_below(source, PHOTO_SUFFIXES | VIDEO_SUFFIXES):
+    for path in files_below(source, PHOTO_SUFFIXES | VIDEO_SUFFIXES):
         folders = list(path.relative_to(source).parts[:-1])
         names = [folder.lower() for folder in folders]
         at = next((i for i, name in enumerate(names) if name in CLASS_NAMES), None)
@@ -126,7 +126,7 @@ def _labelled_by_folder(source: Path) -> Iterator[SourceFile]:
 def _faces_140k(folder: Path) -> Iterator[SourceFile]:
     for split_folder, split in (("train", "train"), ("valid", "validate"), ("test", "test")):
         for label, generator in ((REAL, "FFHQ"), (FAKE, "StyleGAN")):
-            for path in _files_below(
+            for path in files_below(
                 _child(_child(folder, split_folder), CLASS_NAMES[label]), PHOTO_SUFFIXES
             ):
                 yield SourceFile(path, label, generator, split=split)
@@ -135,14 +135,14 @@ def _faces_140k(folder: Path) -> Iterator[SourceFile]:
 def _ciplab(folder: Path) -> Iterator[SourceFile]:
     # The authors advise against taking easy, mid and hard of the file names for categories
     for label, name in ((REAL, "training_real"), (FAKE, "training_fake")):
-        for path in _files_below(_child(folder, name), PHOTO_SUFFIXES):
+        for path in files_below(_child(folder, name), PHOTO_SUFFIXES):
             yield SourceFile(path, label, "CIPLAB")
 
 
 def _faceforensics(folder: Path) -> Iterator[SourceFile]:
     videos = {
         label: {
-            (kind.name, compression.name): list(_files_below(videos, VIDEO_SUFFIXES))
+            (kind.name, compression.name): list(files_below(videos, VIDEO_SUFFIXES))
             for kind in _subfolders(_child(folder, name))
             for compression in _subfolders(kind)
             for videos in _children(compression, ["videos"])
@@ -232,7 +232,7 @@ def _celeb_df(folder: Path) -> Iterator[SourceFile]:
         ("YouTube-real", REAL, "YouTube-real"),
         ("Celeb-synthesis", FAKE, "Celeb-DF"),
     ):
-        for path in _files_below(_child(folder, name), VIDEO_SUFFIXES):
+        for path in files_below(_child(folder, name), VIDEO_SUFFIXES):
             split = "test" if (name.lower(), path.name.lower()) in tests else ""
             identities = re.match(r"(id\d+)_(?:(id\d+)_)?\d+$", path.stem)
             group, donor = identities.groups(default="") if identities else ("", "")
@@ -341,22 +341,6 @@ def _entries(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise UserError(f"{folder}: this folder cannot be read ({error.strerror}).") from error
-
-
-def _files_below(folder: Path, suffixes: frozenset[str] | set[str]) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename}: this folder cannot be read ({error.strerror}).")
-
-    visited = set()  # linked folders are followed, each once, even where links go in a circle
-    for current, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        if os.path.realpath(current) in visited:
-            folders.clear()
-            continue
-        visited.add(os.path.realpath(current))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
-                yield Path(current, name)
 
 
 def _read_text(path: Path) -> str:
