@@ -16,38 +16,33 @@ MesoInception4. Meso4 from the published weights (--init weights/Meso4_DF.h5) re
 AUC of 0.79 in 14 epochs on StyleGAN, Stable Diffusion and DFDC fakes; more should help.
 """
 
-from pathlib import Path
+from pipeline.augmentation import Augmentation
+from pipeline.commands import run, training_arguments
 
-from models import ARCHITECTURES
-from pipeline.augmentation import Augmentation, show_augmentation
-from pipeline.commands import run, training_parser
-
-WEIGHTS = Path(__file__).resolve().parent / "weights"
-RECIPE = {"epochs": 40, "batch_size": 16, "learning_rate": 1e-3, "patience": 12, "dropout": 0.0}
-# Lighter than the default: networks of 28,000 parameters learn little from worse pictures.
-AUGMENTATION = Augmentation(
-    crop=0.4, rescale=0.1, blur=0.03, noise=0.03, brightness=0.3, jpeg=0.2, webp=0.02
-)
+RECIPE = {
+    "init": "none",
+    "epochs": 40,
+    "batch_size": 16,
+    "learning_rate": 1e-3,
+    "patience": 12,
+    "target_accuracy": None,
+    "dropout": 0.0,
+    "seed": 0,
+    "precision": "fp32",
+    "resize_filter": "area",
+    # Lighter than the default: networks of 28,000 parameters learn little from worse pictures.
+    "augmentation": Augmentation(
+        crop=0.4, rescale=0.1, blur=0.03, noise=0.03, brightness=0.3, jpeg=0.2, webp=0.02
+    ),
+}
 
 
 def main() -> None:
-    parser = training_parser(__doc__, **RECIPE)
-    parser.add_argument("--architecture", choices=("meso4", "mesoinception4"), default="meso4")
-    args = parser.parse_args()
-    architecture = ARCHITECTURES[args.architecture]
-    output = args.output or WEIGHTS / args.architecture
+    args = training_arguments(__doc__, {"meso4": RECIPE, "mesoinception4": RECIPE})
 
-    from pipeline.audit import audited_dataset
+    from pipeline.training import train_detector  # what it needs takes seconds to import
 
-    dataset, audit = audited_dataset(args.data, args.workers)
-    if args.show_augmentation:
-        sheet = args.show_augmentation
-        show_augmentation(dataset.train, architecture, AUGMENTATION, args.seed, sheet)
-        return
-
-    from pipeline.keras_training import train_detector  # TensorFlow takes seconds to import
-
-    train_detector(args, architecture, AUGMENTATION, dataset, audit, output)
+    train_detector(args)
 
 
 if __name__ == "__main__":

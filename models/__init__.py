@@ -8,6 +8,8 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class PixelScaling:
@@ -19,8 +21,16 @@ class PixelScaling:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """(…, 3) uint8 → the same shape in float32, as the network is fed."""
+        mean, std = np.float32(self.mean), np.float32(self.std)
+        return (pixels.astype(np.float32) - mean) / std
+
 
 ZERO_TO_ONE = PixelScaling(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
+MINUS_ONE_TO_ONE = PixelScaling(mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5))
+AS_THEY_ARE = PixelScaling(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # 0…255
+IMAGENET = PixelScaling(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,11 @@ class Architecture:
     scaling: PixelScaling
     layout: str
 
+    @property
+    def framework(self) -> str:
+        """What it is built with and trained by: "keras" or "torch"."""
+        return {"NHWC": "keras", "NCHW": "torch"}[self.layout]
+
     def build(self, **arguments: Any):
         """Build the untrained network. Imports its framework, which takes seconds."""
         module, function = self.builder.split(":")
@@ -48,5 +63,28 @@ ARCHITECTURES = {
     for architecture in (
         Architecture("meso4", "models.meso:meso4", 256, ZERO_TO_ONE, "NHWC"),
         Architecture("mesoinception4", "models.meso:mesoinception4", 256, ZERO_TO_ONE, "NHWC"),
+        Architecture("xception", "models.xception:xception", 256, MINUS_ONE_TO_ONE, "NHWC"),
+        Architecture(
+            "efficientnet_b0", "models.efficientnet:efficientnet_b0", 256, AS_THEY_ARE, "NHWC"
+        ),
+        Architecture(
+            "efficientnet_lite0",
+            "models.efficientnet_lite:efficientnet_lite0",
+            224,
+            MINUS_ONE_TO_ONE,
+            "NCHW",
+        ),
+        Architecture("vit", "models.vit:vit", 224, MINUS_ONE_TO_ONE, "NCHW"),
+        Architecture(
+            "vit_small_patch16_224",
+            "models.vit:vit_small_patch16_224",
+            224,
+            MINUS_ONE_TO_ONE,
+            "NCHW",
+        ),
+        Architecture(
+            "vit_tiny_patch16_224", "models.vit:vit_tiny_patch16_224", 224, MINUS_ONE_TO_ONE, "NCHW"
+        ),
+        Architecture("resnet50", "models.resnet50:resnet50", 224, IMAGENET, "NCHW"),
     )
 }

@@ -69,7 +69,7 @@ def _tail(pixels, x, dropout: float, name: str) -> keras.Model:
     x = layers.Dense(16)(x)
     x = layers.LeakyReLU(negative_slope=0.1)(x)
     x = layers.Dropout(dropout)(x)
-    return keras.Model(pixels, layers.Dense(1, name="logit")(x), name=name)
+    return keras.Model(pixels, layers.Dense(1, name="logit", dtype="float32")(x), name=name)
 
 
 class BranchNormalization(layers.BatchNormalization):

@@ -132,12 +132,19 @@ def _require(architecture: str | None, found: str, path: Path) -> None:
         )
 
 
-def training_parser(script_docstring: str, **defaults) -> argparse.ArgumentParser:
-    """The arguments of every train_<model>.py; `defaults` are the recipe's (epochs=…, …)."""
+def training_arguments(
+    script_docstring: str, recipes: dict[str, dict], arguments: list[str] | None = None
+) -> argparse.Namespace:
+    """Parse the command line of a train_<model>.py.
+
+    `recipes` is architecture → its recipe: what each of its settings is unless the user says
+    otherwise. A setting becomes an option where `_SETTINGS` has it; `init` is where to start.
+    The first architecture is the default. The result's `recipe` holds the settings.
+    """
     from pipeline.calibration import DEFAULT_RULE, RULES
 
-    arguments = script_parser(script_docstring)
-    add = arguments.add_argument
+    parser = script_parser(script_docstring)
+    add = parser.add_argument
     add(
         "--data",
         type=Path,
@@ -146,20 +153,20 @@ def training_parser(script_docstring: str, **defaults) -> argparse.ArgumentParse
         help="train|validate/real|fake, or a CSV file path,label[,generator][,group][,split]",
     )
     add("--output", type=Path, metavar="DIR", help="the detector folder to write")
-    add("--epochs", type=positive_int)
-    add("--batch-size", type=positive_int)
-    add("--learning-rate", type=positive_float)
-    add("--patience", type=positive_int, help="epochs without a better validation AUC")
-    add("--dropout", type=probability)
-    add("--seed", type=int, default=0)
+    default, *others = recipes
+    if others:
+        add("--architecture", choices=tuple(recipes), default=default)
+    else:
+        parser.set_defaults(architecture=default)
+    add("--init", metavar="PATH|imagenet|none", help=_INIT)
+    for name, setting in _SETTINGS.items():
+        defaults = {architecture: recipe.get(name) for architecture, recipe in recipes.items()}
+        if any(name in recipe for recipe in recipes.values()):
+            said = " or ".join(dict.fromkeys(str(value) for value in defaults.values()))
+            text = f"{setting.get('help', '')} (default: {said})".strip()
+            add(f"--{name.replace('_', '-')}", **setting | {"help": text})
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--resume", action="store_true", help="go on with an interrupted training")
-    add(
-        "--init",
-        default="none",
-        metavar="PATH|none",
-        help="start from a detector folder, one of MesoNet's published .h5 files, or from scratch",
-    )
     add(
         "--workers", type=positive_int, default=os.cpu_count(), help="threads that prepare pictures"
     )
@@ -176,8 +183,17 @@ def training_parser(script_docstring: str, **defaults) -> argparse.ArgumentParse
         metavar="TEXT",
         help="the terms of the training data, for the model card",
     )
-    arguments.set_defaults(**defaults)
-    return arguments
+    args = parser.parse_args(arguments)
+    args.recipe = dict(recipes[args.architecture])
+    start = args.recipe.pop("init")
+    args.init = start if args.init is None else args.init
+    for name in _SETTINGS:
+        given = getattr(args, name, None)
+        if given is not None and name not in args.recipe:
+            parser.error(f"--{name.replace('_', '-')} is no setting of {args.architecture}")
+        if given is not None:
+            args.recipe[name] = given
+    return args
 
 
 def probability(text: str) -> float:
@@ -199,3 +215,22 @@ def positive_float(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
+
+
+_INIT = (
+    "start from the weights of a detector folder; from a file or folder of another project; from "
+    "ImageNet's weights; or from scratch (none)"
+)
+# What a recipe may hold and the command line may change; one that a recipe lacks is no option.
+_SETTINGS: dict[str, dict] = {
+    "epochs": {"type": positive_int},
+    "batch_size": {"type": positive_int, "help": "pictures a step, on each device"},
+    "learning_rate": {"type": positive_float},
+    "head_epochs": {"type": int, "help": "first epochs, in which only the head is trained"},
+    "head_learning_rate": {"type": positive_float, "help": "in these epochs"},
+    "patience": {"type": positive_int, "help": "epochs without a better validation AUC"},
+    "target_accuracy": {"type": probability, "help": "stop at this validation accuracy"},
+    "dropout": {"type": probability},
+    "seed": {"type": int},
+    "precision": {"choices": ("auto", "fp32", "bf16"), "help": "auto: bf16 where it is faster"},
+}

@@ -26,7 +26,7 @@ from pipeline.runtime import Runtime
 
 PARITY = 1e-4  # of fake_probability, between the trained network and its exported graph
 CHECKED_FACES = 64
-_LIBRARIES = ("tensorflow", "keras", "numpy", "opencv-python", "pillow", "onnx", "openvino")
+_LIBRARIES = ("numpy", "opencv-python", "pillow", "onnx", "openvino")
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,14 @@ class Trained:
     """A trained network of any framework.
 
     `logits` (N, size, size, 3) uint8 → (N,) logits of fake; `export` writes the graph as ONNX;
-    `save_weights` writes what training can go on from, into a folder.
+    `save_weights` writes what training can go on from, into a folder; `libraries` are the packages
+    whose versions matter.
     """
 
     logits: Callable[[np.ndarray], np.ndarray]
     export: Callable[[Path], None]
     save_weights: Callable[[Path], None]
+    libraries: tuple[str, ...]
 
 
 def finish_training(
@@ -81,7 +83,7 @@ def finish_training(
             "images": metrics["images"],
         },
         "metrics": metrics,
-        "training": {**training, **_circumstances()},
+        "training": {**training, **_circumstances(trained.libraries)},
     }
     with write_detector(target, description) as new:
         trained.export(new / GRAPH)
@@ -131,16 +133,15 @@ def _check_export(
     return {"faces": len(chosen), "largest_difference": difference}
 
 
-def _circumstances() -> dict:
+def _circumstances(libraries: tuple[str, ...]) -> dict:
     return {
         "date": date.today().isoformat(),
         "python": platform.python_version(),
-        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
-        "code_revision": _revision(),
+        "libraries": {name: metadata.version(name) for name in (*libraries, *_LIBRARIES)},
     }
 
 
-def _revision() -> str | None:
+def code_revision() -> str | None:
     """The commit of this repository, with "+" where files differ from it; None outside of git."""
     folder = Path(__file__).resolve().parent.parent
     try:

@@ -1,254 +1,218 @@
-"""Train a Keras network with `fit`: batches, callbacks, and a state that survives kill -9.
+"""Train a Keras network with `fit`: stages, callbacks, and a state that survives kill -9.
 
 Every batch is a function of the seed and its number alone, and everything else that training
 depends on is in the state folder that each epoch leaves behind. So a run that was killed and
 resumed ends with the same weights, bit for bit, as one that nobody touched.
 """
 
-import argparse
 import contextlib
+import importlib
 import io
 import json
-import os
+import re
 import shutil
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
-# oneDNN's kernels train Meso4 three times as fast on CPUs where TensorFlow leaves them off.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-
-from models import Architecture
-from pipeline.augmentation import Augmentation, augment
-from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, Sample, fingerprint
+from models import Architecture, PixelScaling
+from pipeline import keras_backend
+from pipeline.batches import Batches
+from pipeline.dataset import Dataset
 from pipeline.detector import check_folder
 from pipeline.errors import UserError
-from pipeline.faces import DEFAULT_MARGIN
 from pipeline.files import atomic_write, quiet_stderr, recover_folder, replace_folder
-from pipeline.finishing import Trained, finish_training
-from pipeline.images import read_image, resize
+from pipeline.finishing import Trained
 from pipeline.published import published_file
-from pipeline.runs import close_run, open_run, read_history
+from pipeline.training import Recipe as CommonRecipe
+from pipeline.training import StartingPoint
 
-with quiet_stderr():  # TensorFlow tells at length which devices it has not found
-    import keras
-    import tensorflow as tf
+_device = keras_backend.choose()
+import keras  # noqa: E402 - only now, on the backend that was chosen
 
-    tf.config.list_physical_devices()
+from models.xception import HEAD  # noqa: E402
 
 WEIGHTS = "model.weights.h5"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What shapes the trained weights, apart from the network and the data."""
+class Recipe(CommonRecipe):
+    """What shapes the trained weights of a Keras network.
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    patience: int  # epochs without a better validation AUC before training stops
-    dropout: float
-    seed: int
-    augmentation: Augmentation
-    resize_filter: str
-
-
-def choose_device(device: str) -> str:
-    """Make TensorFlow use `device` ("auto", "cpu" or "cuda") and return the one used, in words.
-
-    GPU memory is taken as needed, not whole. Raises UserError for "cuda" without a GPU.
-    """
-    gpus = tf.config.list_physical_devices("GPU")
-    if device == "cuda" and not gpus:
-        raise UserError(
-            "--device cuda: TensorFlow sees no GPU here; install tensorflow[and-cuda] on a machine "
-            "with an NVIDIA GPU, or leave --device at auto"
-        )
-    if device == "cpu" or not gpus:
-        tf.config.set_visible_devices([], "GPU")
-        return f"CPU ({os.cpu_count()} cores)"
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
-    return f"GPU ({tf.config.experimental.get_device_details(gpus[0]).get('device_name', 'CUDA')})"
-
-
-class PictureCache:
-    """Decoded pictures as uint8 arrays, kept in memory up to `max_bytes`; any thread may ask.
-
-    `reduce` is applied to each before it is kept. What no longer fits is decoded each time.
+    For `head_epochs` epochs only the head is trained, at `head_learning_rate`; then all of it, but
+    with the batch normalization that it started with, at `learning_rate`. Both rates decay.
     """
 
-    def __init__(self, reduce: Callable[[np.ndarray], np.ndarray], max_bytes: int):
-        self._reduce = reduce
-        self._free = max_bytes
-        self._pictures: dict[Path, np.ndarray] = {}
-        self._lock = threading.Lock()
-
-    def __getitem__(self, path: Path) -> np.ndarray:
-        """The picture, (height, width, 3) uint8. Raises ImageError if it cannot be read."""
-        picture = self._pictures.get(path)
-        if picture is None:
-            picture = self._reduce(read_image(path))
-            with self._lock:
-                if path not in self._pictures and picture.nbytes <= self._free:
-                    self._free -= picture.nbytes
-                    self._pictures[path] = picture
-        return picture
+    head_epochs: int = 0
+    head_learning_rate: float = 1e-3
 
 
-class Batches:
-    """The training and validation batches of one run.
+def use(device: str) -> None:
+    """Train on `device`: "auto", "cpu" or "cuda". Raises UserError where it is not there."""
+    global _device
+    _device = keras_backend.choose(device)
 
-    `training(first_epoch)` and `validation()` are tf.data datasets of (pixels, label): pixels
-    (N, size, size, 3) float32 as the network wants them, label (N, 1) float32, 0 real, 1 fake.
-    """
 
-    def __init__(
-        self,
-        architecture: Architecture,
-        recipe: Recipe,
-        train: list[Sample],
-        validate: list[Sample],
-        workers: int,
-        cache_bytes: int,
-    ):
-        self.steps = max(1, len(train) // recipe.batch_size)
-        self._architecture, self._recipe = architecture, recipe
-        self._train, self._validate = train, validate
-        self._pictures = PictureCache(self._shrink, cache_bytes * 3 // 4)
-        self._inputs = PictureCache(self._resize, cache_bytes // 4)
-        self._pool = ThreadPoolExecutor(workers)
+def device_in_words() -> str:
+    """Where training happens, as `use` set it."""
+    return _device
 
-    def training(self, first_epoch: int) -> tf.data.Dataset:
-        """The batches from `first_epoch` (0-based) to the recipe's last, one after another."""
-        # tf.data runs a Python step one at a time when operations are deterministic, so the
-        # pictures of a batch are shared out to threads inside the step.
-        return self._dataset(
-            tf.data.Dataset.range(first_epoch * self.steps, self._recipe.epochs * self.steps),
-            self._training_batch,
-        )
 
-    def validation(self) -> tf.data.Dataset:
-        """All validation pictures in order, as scoring would see them."""
-        count = -(-len(self._validate) // self._recipe.batch_size)
-        return self._dataset(tf.data.Dataset.range(count), self._validation_batch)
-
-    def _dataset(self, numbers: tf.data.Dataset, batch: Callable) -> tf.data.Dataset:
-        size, scaling = self._architecture.input_size, self._architecture.scaling
-
-        def load(number):
-            pixels, labels = tf.numpy_function(batch, [number], [tf.uint8, tf.float32])
-            pixels.set_shape((None, size, size, 3))
-            labels.set_shape((None, 1))
-            return (tf.cast(pixels, tf.float32) - scaling.mean) / scaling.std, labels
-
-        return numbers.map(load).prefetch(4)
-
-    def _training_batch(self, step: np.int64) -> tuple[np.ndarray, np.ndarray]:
-        epoch, position = divmod(int(step), self.steps)
-        first = position * self._recipe.batch_size
-        order = self._order(epoch)[first : first + self._recipe.batch_size]
-
-        def picture(index: int) -> np.ndarray:
-            random = np.random.default_rng((self._recipe.seed, epoch, int(index)))
-            return augment(
-                self._pictures[self._train[index].path],
-                self._architecture.input_size,
-                self._recipe.resize_filter,
-                self._recipe.augmentation,
-                random,
-            )
-
-        return self._stack(picture, order, [self._train[index] for index in order])
-
-    @lru_cache(maxsize=2)  # noqa: B019 - lives as long as the run
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self._recipe.seed, epoch)).permutation(len(self._train))
-
-    def _validation_batch(self, number: np.int64) -> tuple[np.ndarray, np.ndarray]:
-        first = int(number) * self._recipe.batch_size
-        samples = self._validate[first : first + self._recipe.batch_size]
-        return self._stack(lambda sample: self._inputs[sample.path], samples, samples)
-
-    def _shrink(self, image: np.ndarray) -> np.ndarray:
-        # Training crops and resizes further: more than twice the input would be kept for nothing.
-        scale = 2 * self._architecture.input_size / max(image.shape[:2])
-        if scale >= 1:
-            return image
-        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-        return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-    def _resize(self, image: np.ndarray) -> np.ndarray:
-        return resize(image, self._architecture.input_size, self._recipe.resize_filter)
-
-    def _stack(self, picture: Callable, items, samples: list[Sample]):
-        labels = np.array([[sample.label] for sample in samples], np.float32)
-        return np.stack(list(self._pool.map(picture, items))), labels
+def devices() -> int:
+    """How many devices share each step, in all processes."""
+    return keras_backend.local_devices() * keras_backend.world()
 
 
 def train(
     architecture: Architecture,
     recipe: Recipe,
-    batches: Batches,
+    dataset: Dataset,
+    start: StartingPoint,
     run: Path,
     resume: bool,
-    start: Callable[[keras.Model], None] | None = None,
-) -> keras.Model:
+    workers: int,
+    cache_bytes: int | None = None,
+) -> Trained:
     """Train and return the network with the weights of its best epoch (validation AUC).
-
-    `start` loads the weights to start from into the untrained network; None: from scratch.
 
     `run` is the folder of the training: `history.jsonl` (one line an epoch), `tensorboard/`, and
     `state/`, from which `resume` goes on.
     """
-    keras.utils.set_random_seed(recipe.seed)
-    tf.config.experimental.enable_op_determinism()
-    model = architecture.build(dropout=recipe.dropout)
-    if start:
-        start(model)
-    model.compile(
-        optimizer=keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(
-                recipe.learning_rate, decay_steps=recipe.epochs * batches.steps, alpha=0.01
-            )
-        ),
-        loss=keras.losses.BinaryCrossentropy(from_logits=True),
-        metrics=[keras.metrics.AUC(num_thresholds=2000, from_logits=True, name="auc")],
+    batches = Batches(
+        architecture,
+        recipe.augmentation,
+        recipe.resize_filter,
+        recipe.seed,
+        recipe.batch_size * keras_backend.local_devices(),
+        dataset.train,
+        dataset.validate,
+        workers,
+        cache_bytes,
+        keras_backend.rank(),
+        keras_backend.world(),
     )
+    model = fit(architecture, recipe, batches, start, run, resume)
+    return finished_network(model, architecture)
+
+
+def fit(
+    architecture: Architecture,
+    recipe: Recipe,
+    batches: Batches,
+    start: StartingPoint,
+    run: Path,
+    resume: bool,
+) -> keras.Model:
+    """As `train`, on batches that are there already; returns the Keras network."""
+    keras.utils.set_random_seed(recipe.seed)
+    keras_backend.make_deterministic()
+    with keras_backend.scope(), _precision(recipe.precision):
+        model = architecture.build(dropout=recipe.dropout)
+    if start.load:
+        start.load(model)
+    keras_backend.average_gradients(model)
     early_stopping = keras.callbacks.EarlyStopping("val_auc", mode="max", patience=recipe.patience)
-    state = TrainingState(run, early_stopping)
-    first_epoch = state.load(model) if resume else 0
-    if not state.finished:
+    state = TrainingState(run, early_stopping, recipe)
+    first_epoch = state.find() if resume else 0
+    validation = _Sequence(batches.validation, batches.validation_steps, architecture.scaling)
+    callbacks = [
+        early_stopping,
+        ProgressBar(recipe.epochs, batches.batch_size * keras_backend.world()),
+        state,
+    ]
+    if keras_backend.rank() == 0:
+        logs = keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False)
+        callbacks.insert(0, logs)
+    for begin, end, rate in _stages(recipe):
+        if state.finished or first_epoch >= end:
+            continue
+        _choose_layers(model, only_the_head=end <= recipe.head_epochs, pretrained=bool(start.load))
+        with keras_backend.scope():
+            _compile(model, rate, steps=(end - begin) * batches.steps)
+        if first_epoch > begin:
+            state.load(model)
         model.fit(
-            batches.training(first_epoch),
-            validation_data=batches.validation(),
+            _Sequence(
+                batches.training,
+                (end - first_epoch) * batches.steps,
+                architecture.scaling,
+                first=first_epoch * batches.steps,
+            ),
+            validation_data=validation,
             initial_epoch=first_epoch,
-            epochs=recipe.epochs,
+            epochs=end,
             steps_per_epoch=batches.steps,
             shuffle=False,  # the batches already are
             verbose=0,
-            callbacks=[
-                keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False),
-                early_stopping,
-                ProgressBar(recipe.epochs, recipe.batch_size),
-                state,
-            ],
+            callbacks=callbacks,
         )
+        first_epoch = end
     model.load_weights(state.best_weights)
     return model
+
+
+def _stages(recipe: Recipe) -> list[tuple[int, int, float]]:
+    """(first epoch, the epoch after the last, learning rate) of the head alone and of all."""
+    head, epochs = min(recipe.head_epochs, recipe.epochs), recipe.epochs
+    stages = [(0, head, recipe.head_learning_rate), (head, epochs, recipe.learning_rate)]
+    return [stage for stage in stages if stage[0] < stage[1]]
+
+
+def _choose_layers(model: keras.Model, only_the_head: bool, pretrained: bool) -> None:
+    """Set which layers learn. The statistics of a pretrained backbone's batch normalization come
+    from far more pictures than any of ours, so these layers stay as they are."""
+    has_backbone = any(layer.name == HEAD[0] for layer in model.layers)
+    for layer in model.layers:
+        normalizes = isinstance(layer, keras.layers.BatchNormalization)
+        fixed = only_the_head or (pretrained and normalizes)
+        layer.trainable = not (has_backbone and fixed and layer.name not in HEAD)
+
+
+def _compile(model: keras.Model, learning_rate: float, steps: int) -> None:
+    rates = keras.optimizers.schedules.CosineDecay(learning_rate, decay_steps=steps, alpha=0.01)
+    model.compile(
+        optimizer=keras.optimizers.Adam(rates),
+        loss=keras.losses.BinaryCrossentropy(from_logits=True),
+        metrics=[
+            keras.metrics.AUC(num_thresholds=2000, from_logits=True, name="auc"),
+            keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy"),
+        ],
+    )
+
+
+@contextlib.contextmanager
+def _precision(precision: str):
+    """What layers built in this block compute in; their variables stay 32 bits wide."""
+    # On a CPU, B0 is slower in bfloat16 and Xception hardly faster: it is not chosen unasked.
+    before = keras.mixed_precision.dtype_policy()
+    name = "mixed_bfloat16" if precision == "bf16" else "float32"
+    keras.mixed_precision.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_dtype_policy(before)
+
+
+class _Sequence(keras.utils.PyDataset):
+    """Batches as `fit` wants them, prepared in a thread while the network computes."""
+
+    def __init__(self, batch: Callable, count: int, scaling: PixelScaling, first: int = 0):
+        super().__init__(workers=1, max_queue_size=4)
+        self._batch, self._count, self._scaling, self._first = batch, count, scaling, first
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        pixels, labels = self._batch(self._first + number)
+        return self._scaling(pixels), labels
 
 
 class TrainingState(keras.callbacks.Callback):
@@ -258,35 +222,41 @@ class TrainingState(keras.callbacks.Callback):
     waiting, so a run killed at the wrong moment would not come back the same.
     """
 
-    def __init__(self, run: Path, early_stopping: keras.callbacks.EarlyStopping):
+    def __init__(self, run: Path, early_stopping: keras.callbacks.EarlyStopping, recipe: Recipe):
         super().__init__()
         self._run = run
         self._folder = run / "state"
         self._early_stopping = early_stopping
+        self._recipe = recipe
         self._history: list[dict] = []
         self._early: dict = {}
+        self._random_states: list = []
         self.finished = False
 
     @property
     def best_weights(self) -> Path:
         return self._folder / "best.weights.h5"
 
-    def load(self, model: keras.Model) -> int:
-        """Bring `model`, its optimizer and early stopping back; return the next epoch (0-based)."""
+    def find(self) -> int:
+        """Read how far the training of this run is; return the next epoch (0-based)."""
         recover_folder(self._folder)
         for unfinished in self._run.glob(".state.*"):
             shutil.rmtree(unfinished, ignore_errors=True)
         if not self._folder.exists():  # killed before its first epoch was over
             return 0
         state = json.loads((self._folder / "state.json").read_text())
-        model.optimizer.build(model.trainable_variables)
-        model.load_weights(self._folder / "last.weights.h5")
-        for variable, value in zip(_random_states(model), state["random_states"], strict=True):
-            variable.assign(value)
         self._history, self._early = state["history"], state["early_stopping"]
+        self._random_states = state["random_states"]
         self.finished = state["finished"]
         self._write_history()  # killed just before, it would lack the last epoch
         return len(self._history)
+
+    def load(self, model: keras.Model) -> None:
+        """Bring a compiled network with its optimizer back to where `find` found it."""
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(self._folder / "last.weights.h5")
+        for variable, value in zip(_random_states(model), self._random_states, strict=True):
+            variable.assign(value)
 
     def on_train_begin(self, logs=None):
         for name, value in self._early.items():  # EarlyStopping has just reset itself
@@ -297,23 +267,31 @@ class TrainingState(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
         logs = {name: float(value) for name, value in logs.items()}
+        target = self._recipe.target_accuracy
+        if target is not None and logs["val_accuracy"] >= target:
+            self.model.stop_training = True
         logs["seconds"] = round(time.perf_counter() - self._epoch_start, 1)
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._history.append({"epoch": epoch + 1, **logs, "learning_rate": rate})
-        is_best = self._early_stopping.best_epoch == epoch
-        self.finished = self.model.stop_training or epoch + 1 == self.params["epochs"]
+        self._early = {name: getattr(self._early_stopping, name) for name in ("wait", "best_epoch")}
+        self._early["best"] = float(self._early_stopping.best)
+        self.finished = self.model.stop_training or epoch + 1 == self._recipe.epochs
+        if keras_backend.rank() == 0:
+            self._save(is_best=self._early_stopping.best_epoch == epoch)
 
+    def _save(self, is_best: bool):
         self._run.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=".state.", dir=self._run))
         self.model.save_weights(new / "last.weights.h5")
         best = new / "last.weights.h5" if is_best else self.best_weights
         shutil.copyfile(best, new / "best.weights.h5")
-        early = {name: getattr(self._early_stopping, name) for name in ("wait", "best_epoch")}
-        early["best"] = float(self._early_stopping.best)
         state = {
             "history": self._history,
-            "early_stopping": early,
-            "random_states": [variable.numpy().tolist() for variable in _random_states(self.model)],
+            "early_stopping": self._early,
+            "random_states": [
+                keras.ops.convert_to_numpy(variable).tolist()
+                for variable in _random_states(self.model)
+            ],
             "finished": self.finished,
         }
         (new / "state.json").write_text(json.dumps(state))
@@ -321,8 +299,9 @@ class TrainingState(keras.callbacks.Callback):
         self._write_history()
 
     def _write_history(self):
-        with atomic_write(self._run / "history.jsonl") as file:
-            file.writelines(json.dumps(line) + "\n" for line in self._history)
+        if keras_backend.rank() == 0:
+            with atomic_write(self._run / "history.jsonl") as file:
+                file.writelines(json.dumps(line) + "\n" for line in self._history)
 
 
 def _random_states(model: keras.Model) -> list[keras.Variable]:
@@ -369,130 +348,70 @@ def export_graph(model: keras.Model, path: Path) -> None:
         model.export(path, format="onnx", verbose=False)
 
 
-def train_detector(
-    args: argparse.Namespace,
-    architecture: Architecture,
-    augmentation: Augmentation,
-    dataset: Dataset,
-    audit: dict,
-    output: Path,
-) -> None:
-    """Train on an audited dataset as the script's arguments say, and write the detector folder."""
-    for split, samples in (("train", dataset.train), ("validate", dataset.validate)):
-        for label, name in enumerate(CLASS_NAMES):
-            if not any(sample.label == label for sample in samples):
-                raise UserError(
-                    f"{dataset.root}: not one {name} picture to {split} with can be read; the "
-                    "audit above says why."
-                )
-    recipe = Recipe(
-        args.epochs,
-        args.batch_size,
-        args.learning_rate,
-        args.patience,
-        args.dropout,
-        args.seed,
-        augmentation,
-        resize_filter="area",
-    )
-    start, load_start = starting_point(args.init, architecture)
-    device = choose_device(args.device)
-    print(f"Training {architecture.name} on {device}, start: {start}.", file=sys.stderr)
-    settings = {
-        "architecture": architecture.name,
-        "start": start,
-        **asdict(recipe),
-        "fingerprint": fingerprint(dataset.train + dataset.validate),
-    }
-    arguments = asdict(recipe)
-    arguments |= arguments.pop("augmentation")
-    run = open_run(output, settings, args.resume)
-    with atomic_write(run / "audit.json") as file:
-        json.dump(audit, file, indent=1)
-    batches = Batches(
-        architecture, recipe, dataset.train, dataset.validate, args.workers, _memory() // 3
-    )
-    model = train(architecture, recipe, batches, run, args.resume, load_start)
-    history = read_history(run)
-    labels = [sample.label for sample in dataset.train]
-    description = finish_training(
-        finished_network(model, architecture),
-        architecture,
-        recipe.resize_filter,
-        DEFAULT_MARGIN,
-        dataset.validate,
-        args.threshold_rule,
-        {
-            "start": start,
-            "arguments": arguments,
-            "data": dataset.root.resolve().name,
-            "data_licence": args.data_licence,
-            "fingerprint": settings["fingerprint"],
-            "images": {"real": labels.count(REAL), "fake": labels.count(FAKE)},
-            "epochs_run": len(history),
-            "best_epoch": max(history, key=lambda line: line["val_auc"])["epoch"],
-            "minutes": sum(line["seconds"] for line in history) / 60,
-            "device": device,
-        },
-        run,
-        output,
-    )
-    close_run(run)
-    metrics = description["metrics"]
-    print(
-        f"{output}: validation AUC {metrics['auc']:.3f}; at the threshold "
-        f"{metrics['recall_fake']:.1%} of the fakes found, {1 - metrics['recall_real']:.1%} of the "
-        "real faces called fake."
-    )
-
-
 def finished_network(model: keras.Model, architecture: Architecture) -> Trained:
-    """A trained Keras network as the last steps want it, without its optimizer."""
+    """A trained Keras network as the last steps want it, in fp32 and without its optimizer."""
     network = architecture.build()
     network.set_weights(model.get_weights())
-    scaling = architecture.scaling
 
     def logits(pixels: np.ndarray) -> np.ndarray:
-        scaled = (pixels.astype(np.float32) - scaling.mean) / scaling.std
-        return network(scaled.astype(np.float32), training=False).numpy()[:, 0]
+        scaled = architecture.scaling(pixels)
+        return keras.ops.convert_to_numpy(network(scaled, training=False))[:, 0]
 
     return Trained(
         logits,
         export=lambda path: export_graph(network, path),
         save_weights=lambda folder: network.save_weights(folder / WEIGHTS),
+        libraries=(keras.backend.backend(), "keras"),
     )
 
 
-def starting_point(
-    init: str, architecture: Architecture
-) -> tuple[str, Callable[[keras.Model], None] | None]:
-    """What `--init` means: (a label for the model card, what loads the weights).
+def starting_point(init: str, architecture: Architecture) -> StartingPoint:
+    """What `--init` means for a Keras network.
 
-    "none" is from scratch; otherwise a detector folder of the same architecture, or one of
-    MesoNet's published .h5 files. Raises UserError for anything else.
+    "none" is from scratch, "imagenet" keras.applications' weights; otherwise a detector folder of
+    the same architecture, or one of MesoNet's published .h5 files. Raises UserError for anything
+    else, and where ImageNet's weights cannot be had.
     """
     if init == "none":
-        return "scratch", None
+        return StartingPoint("scratch", None)
+    if init == "imagenet":
+        return _imagenet(architecture)
     path = Path(init)
     if path.suffix == ".h5":
         from models.meso import load_published_weights
 
         name, published = published_file(path)
         _require_same(published, architecture, path)
-        return f"published {name}", lambda model: load_published_weights(model, path)
+        return StartingPoint(f"published {name}", lambda model: load_published_weights(model, path))
     if not path.exists():
         raise UserError(f"--init {init}: there is no such file or folder; `none` is from scratch.")
     description = check_folder(path)
     _require_same(description["architecture"], architecture, path)
-    return f"detector {description['name']}", lambda model: model.load_weights(path / WEIGHTS)
+    return StartingPoint(
+        f"detector {description['name']}", lambda model: model.load_weights(path / WEIGHTS)
+    )
 
 
-def _memory() -> int:
-    """Bytes of memory in this machine; 8 GiB where the system does not tell."""
+def _imagenet(architecture: Architecture) -> StartingPoint:
+    module = importlib.import_module(architecture.builder.split(":")[0])
+    if not hasattr(module, "load_imagenet"):
+        raise UserError(
+            f"--init imagenet: nobody has trained {architecture.name} on ImageNet; use none, or "
+            "the path of weights."
+        )
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError):
-        return 8 << 30
+        with contextlib.redirect_stdout(sys.stderr):
+            backbone = module.imagenet_backbone()
+    except Exception as error:  # Keras raises a bare Exception where a download fails
+        address = re.search(r"https?://\S+?(?=:? |$)", str(error))
+        if address is None:
+            raise
+        raise UserError(
+            f"--init imagenet: the weights at {address[0]} cannot be fetched from here; fetch them "
+            "elsewhere and put the file into ~/.keras/models/, or start from other weights (--init "
+            "PATH) or from scratch (--init none)."
+        ) from None
+    return StartingPoint("ImageNet", lambda model: module.load_imagenet(model, backbone))
 
 
 def _require_same(found: str, architecture: Architecture, path: Path) -> None:

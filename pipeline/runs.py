@@ -9,13 +9,16 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_write
 
 
-def open_run(output: Path, settings: dict, resume: bool) -> Path:
+def open_run(output: Path, settings: dict, resume: bool, write: bool = True) -> Path:
     """Make the folder of a new training for the detector folder `output`, or find it again.
 
     `settings` is all that shapes the weights, JSON-able; a resumed training must have the same.
+    With `write` false, in a process that trains along with the one that writes, only its path.
     Raises UserError where it has not, and where an unfinished training would be overwritten.
     """
     run = output.with_name(f"{output.name}.run")
+    if not write:
+        return run
     path = run / "run.json"
     settings = json.loads(json.dumps(settings))  # as they will be read back
     try:

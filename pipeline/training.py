@@ -1,0 +1,199 @@
+"""From a script's arguments to a detector folder, with whichever framework the network is built in.
+
+An engine (keras_training, torch_training) trains; all before and after is here, once.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from models import ARCHITECTURES, Architecture
+from pipeline.audit import audited_dataset
+from pipeline.augmentation import Augmentation, show_augmentation
+from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, fingerprint
+from pipeline.errors import UserError
+from pipeline.faces import DEFAULT_MARGIN
+from pipeline.files import atomic_write
+from pipeline.finishing import code_revision, finish_training
+from pipeline.runs import close_run, open_run, read_history
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What shapes the trained weights, apart from the network and the data. Engines add to it."""
+
+    epochs: int
+    batch_size: int  # on each device
+    learning_rate: float
+    patience: int  # epochs without a better validation AUC before training stops
+    dropout: float
+    seed: int
+    precision: str  # "auto", "fp32" or "bf16"
+    target_accuracy: float | None  # training stops once the validation accuracy reaches it
+    augmentation: Augmentation
+    resize_filter: str
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """What training starts from: a label for the model card, and what puts the weights into a
+    network of the engine's kind; None: from scratch."""
+
+    label: str
+    load: Callable[[Any], None] | None
+
+
+def train_detector(args: argparse.Namespace) -> dict | None:
+    """Train as `commands.training_arguments` says and write the detector folder.
+
+    Returns its description; None where only the augmentation was to be shown, and in all but the
+    first of several processes. Raises UserError, before anything slow where that can be.
+    """
+    architecture = ARCHITECTURES[args.architecture]
+    output = args.output or WEIGHTS / architecture.name
+    if args.show_augmentation is None:
+        engine = engine_of(architecture, args.device)
+        recipe = engine.Recipe(**args.recipe)
+        start = engine.starting_point(args.init, architecture)
+    with _only_the_first_process_speaks():
+        dataset, audit = audited_dataset(args.data, args.workers)
+    _require_both_classes(dataset)
+    if args.show_augmentation:
+        show_augmentation(
+            dataset.train,
+            architecture,
+            args.recipe["augmentation"],
+            args.recipe["seed"],
+            args.show_augmentation,
+        )
+        return None
+    return train_on(
+        dataset,
+        audit,
+        engine,
+        recipe,
+        architecture,
+        start,
+        output,
+        resume=args.resume,
+        workers=args.workers,
+        threshold_rule=args.threshold_rule,
+        data_licence=args.data_licence,
+    )
+
+
+def train_on(
+    dataset: Dataset,
+    audit: dict,
+    engine: ModuleType,
+    recipe: Recipe,
+    architecture: Architecture,
+    start: StartingPoint,
+    output: Path,
+    *,
+    resume: bool,
+    workers: int,
+    threshold_rule: str,
+    data_licence: str,
+    notes: dict | None = None,
+) -> dict | None:
+    """Train on an audited dataset and write the detector folder `output`; as train_detector.
+
+    `notes` are further entries for the section `training` of detector.json.
+    """
+    revision = code_revision()
+    settings = {
+        "architecture": architecture.name,
+        "start": start.label,
+        "devices": engine.devices(),
+        **asdict(recipe),
+        "fingerprint": fingerprint(dataset.train + dataset.validate),
+    }
+    run = open_run(output, settings, resume, write=is_first_process())
+    if is_first_process():
+        print(
+            f"Training {architecture.name} on {engine.device_in_words()}, start: {start.label}.",
+            file=sys.stderr,
+        )
+        with atomic_write(run / "audit.json") as file:
+            json.dump(audit, file, indent=1)
+    trained = engine.train(architecture, recipe, dataset, start, run, resume, workers)
+    if not is_first_process():
+        return None
+    history = read_history(run)
+    labels = [sample.label for sample in dataset.train]
+    arguments = asdict(recipe)
+    arguments |= arguments.pop("augmentation")
+    description = finish_training(
+        trained,
+        architecture,
+        recipe.resize_filter,
+        DEFAULT_MARGIN,
+        dataset.validate,
+        threshold_rule,
+        {
+            "start": start.label,
+            "arguments": arguments,
+            "data": dataset.root.resolve().name,
+            "data_licence": data_licence,
+            "fingerprint": settings["fingerprint"],
+            "images": {"real": labels.count(REAL), "fake": labels.count(FAKE)},
+            "epochs_run": len(history),
+            "best_epoch": max(history, key=lambda line: line["val_auc"])["epoch"],
+            "minutes": sum(line["seconds"] for line in history) / 60,
+            "device": engine.device_in_words(),
+            "code_revision": revision,
+            **(notes or {}),
+        },
+        run,
+        output,
+    )
+    close_run(run)
+    metrics = description["metrics"]
+    print(
+        f"{output}: validation AUC {metrics['auc']:.3f}; at the threshold "
+        f"{metrics['recall_fake']:.1%} of the fakes found, {1 - metrics['recall_real']:.1%} of the "
+        "real faces called fake."
+    )
+    return description
+
+
+def engine_of(architecture: Architecture, device: str) -> ModuleType:
+    """The module that trains networks of this architecture, set to use `device`.
+
+    Imports its framework, which takes seconds. Raises UserError where the device is not there.
+    """
+    engine = importlib.import_module(f"pipeline.{architecture.framework}_training")
+    engine.use(device)
+    return engine
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one of all that train together which writes and prints."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _only_the_first_process_speaks() -> contextlib.AbstractContextManager:
+    if is_first_process():
+        return contextlib.nullcontext()
+    return contextlib.redirect_stderr(open(os.devnull, "w"))
+
+
+def _require_both_classes(dataset: Dataset) -> None:
+    for split, samples in (("train", dataset.train), ("validate", dataset.validate)):
+        for label, name in enumerate(CLASS_NAMES):
+            if not any(sample.label == label for sample in samples):
+                raise UserError(
+                    f"{dataset.root}: not one {name} picture to {split} with can be read; the "
+                    "audit above says why."
+                )
