@@ -17,17 +17,15 @@ weights work too (--weights weights/Meso4_DF.h5, see download_weights.py): whole
 authors scored them, and they find few of today's fakes.
 """
 
-from pathlib import Path
+from pipeline.commands import HOW_TO_GO_ON, Network, run, score_photos, scoring_parser
 
-from pipeline.commands import run, score_photos, scoring_parser
-
-WEIGHTS = Path(__file__).resolve().parent / "weights" / "meso4"
+MESO4 = Network(("meso4",), training="train_meso.py --data dataset/")
 
 
 def main() -> int:
-    args = scoring_parser(__doc__, default_weights=WEIGHTS).parse_args()
-    return score_photos(args, architecture="meso4")
+    args = scoring_parser(__doc__, MESO4).parse_args()
+    return score_photos(args, MESO4)
 
 
 if __name__ == "__main__":
-    run(main, after_stop="With --output and --continue the next run goes on from here.")
+    run(main, HOW_TO_GO_ON)

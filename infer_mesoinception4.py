@@ -13,17 +13,17 @@ download_weights.py): whole pictures, as their authors scored them, and they fin
 fakes.
 """
 
-from pathlib import Path
+from pipeline.commands import HOW_TO_GO_ON, Network, run, score_photos, scoring_parser
 
-from pipeline.commands import run, score_photos, scoring_parser
-
-WEIGHTS = Path(__file__).resolve().parent / "weights" / "mesoinception4"
+MESOINCEPTION4 = Network(
+    ("mesoinception4",), training="train_meso.py --data dataset/ --architecture mesoinception4"
+)
 
 
 def main() -> int:
-    args = scoring_parser(__doc__, default_weights=WEIGHTS).parse_args()
-    return score_photos(args, architecture="mesoinception4")
+    args = scoring_parser(__doc__, MESOINCEPTION4).parse_args()
+    return score_photos(args, MESOINCEPTION4)
 
 
 if __name__ == "__main__":
-    run(main, after_stop="With --output and --continue the next run goes on from here.")
+    run(main, HOW_TO_GO_ON)

@@ -20,7 +20,10 @@ def efficientnet_b0(dropout: float = 0.5) -> keras.Model:
     # With its ImageNet weights keras.applications divides by the standard deviation in two layers,
     # without them not at all; here one layer always does, so that both are the same network.
     variance = [std**2 for std in _STD]
-    backbone.get_layer("normalization").load_own_variables({"0": _MEAN, "1": variance, "2": 0})
+    [normalization] = [
+        layer for layer in backbone.layers if isinstance(layer, keras.layers.Normalization)
+    ]
+    normalization.load_own_variables({"0": _MEAN, "1": variance, "2": 0})
     return with_head(backbone, dropout, name="efficientnet_b0")
 
 

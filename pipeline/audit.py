@@ -24,7 +24,7 @@ from PIL import Image, JpegImagePlugin
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
-from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, Sample, fingerprint, load_dataset
+from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, Sample, fingerprint
 from pipeline.errors import ImageError
 from pipeline.images import read_image
 
@@ -116,10 +116,9 @@ def audit_dataset(dataset: Dataset, workers: int | None = None, progress: bool =
     return audit
 
 
-def audited_dataset(root: Path, workers: int | None = None) -> tuple[Dataset, dict]:
-    """Load a dataset, audit it, print the audit; the dataset without its unreadable pictures, and
-    the audit. Raises UserError where there is no dataset."""
-    dataset = load_dataset(root)
+def audited_dataset(dataset: Dataset, workers: int | None = None) -> tuple[Dataset, dict]:
+    """Audit a dataset and print the audit; the dataset without its unreadable pictures, and the
+    audit."""
     audit = audit_dataset(dataset, workers)
     print(format_audit(audit), file=sys.stderr)
     return drop_unreadable(dataset, audit), audit

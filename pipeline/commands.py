@@ -3,10 +3,13 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
+
+HOW_TO_GO_ON = "With --output and --continue the next run goes on from here."  # of scoring
 
 
 def run(main: Callable[[], int | None], after_stop: str = "") -> None:
@@ -37,8 +40,19 @@ def script_parser(script_docstring: str) -> argparse.ArgumentParser:
     )
 
 
-def scoring_parser(script_docstring: str, default_weights: str) -> argparse.ArgumentParser:
-    """The arguments of every infer_<model>.py."""
+@dataclass(frozen=True)
+class Network:
+    """What a scoring script scores with: any of `architectures`, the first being the usual one.
+
+    `training` is the script, with its arguments, that trains that one.
+    """
+
+    architectures: tuple[str, ...]
+    training: str
+
+
+def scoring_parser(script_docstring: str, *networks: Network) -> argparse.ArgumentParser:
+    """The arguments of every infer_<model>.py, which scores with the `networks`."""
     arguments = script_parser(script_docstring)
     arguments.add_argument(
         "paths",
@@ -47,12 +61,16 @@ def scoring_parser(script_docstring: str, default_weights: str) -> argparse.Argu
         help="a photo, a folder (searched with all its sub-folders), a pattern, or - for a list "
         "of paths on standard input",
     )
+    default = " and ".join(
+        _any_of([f"weights/{name}" for name in network.architectures]) for network in networks
+    )
+    twice = "; given twice, both score" if len(networks) > 1 else ""
     arguments.add_argument(
         "--weights",
         type=Path,
-        default=Path(default_weights),
+        action="append",
         metavar="DIR",
-        help=f"detector folder, or a published MesoNet .h5 file (default: {default_weights})",
+        help=f"detector folder, or a published MesoNet .h5 file{twice} (default: {default})",
     )
     arguments.add_argument(
         "--output",
@@ -83,20 +101,28 @@ def scoring_parser(script_docstring: str, default_weights: str) -> argparse.Argu
     return arguments
 
 
-def score_photos(args: argparse.Namespace, architecture: str) -> int:
-    """The scoring command: score `args.paths` with a detector of `architecture`.
+def score_photos(args: argparse.Namespace, *networks: Network) -> int:
+    """The scoring command: score `args.paths` with a detector of each of the `networks`.
 
     Returns 0, or 1 where some photos could not be scored. Raises UserError.
     """
     from pipeline.inputs import find_photos
-    from pipeline.rows import Summary, open_output
+    from pipeline.rows import COMPARED_FIELDS, FIELDS, Summary, open_output
     from pipeline.scoring import Scorer
 
-    detector = open_detector(args.weights, architecture)
-    scorer = Scorer(detector, args.face, args.threshold, args.device, args.batch_size)
-    with open_output(args.output, args.resume, detector.name) as output:
+    detectors = open_detectors(args.weights, networks)
+    scorer = Scorer(
+        *detectors,
+        face_mode=args.face,
+        threshold=args.threshold,
+        device=args.device,
+        batch_size=args.batch_size,
+    )
+    models = [detector.name for detector in detectors]
+    fields = COMPARED_FIELDS if len(networks) > 1 else FIELDS
+    with open_output(args.output, models, args.resume, fields) as output:
         photos = find_photos(args.paths)
-        summary = Summary()
+        summary = Summary(models)
         try:
             for rows in scorer.score(photo for photo in photos if photo.path not in output.done):
                 output.write(rows)
@@ -108,28 +134,95 @@ def score_photos(args: argparse.Namespace, architecture: str) -> int:
     return 1 if summary.errors else 0
 
 
-def open_detector(path: Path, architecture: str | None = None):
-    """The detector in a detector folder or a published .h5 file, which must be of `architecture`.
+def open_detectors(weights: list[Path] | None, networks: Sequence[Network]) -> list:
+    """The detectors to score with, at most one of each network, in the order of the networks.
 
-    None: of any. Raises UserError, also with how to get weights.
+    `weights` are detector folders or published .h5 files; None: what there is in weights/. A
+    network that is left out is named on standard error. Raises UserError where no network has a
+    detector or one has two, where two have the same name, and as open_detector does.
+    """
+    architectures = [name for network in networks for name in network.architectures]
+    detectors = {}
+    for path in installed_detectors(networks) if weights is None else weights:
+        detector = open_detector(path, architectures)
+        [network] = (n for n in networks if detector.architecture.name in n.architectures)
+        if network in detectors:
+            raise UserError(
+                f"{path} is the second {_any_of(network.architectures)} detector: name only one."
+            )
+        detectors[network] = detector
+    if weights is not None:
+        for network in networks:
+            if network not in detectors:
+                which = _any_of(network.architectures)
+                print(f"--weights names no {which} detector: scoring without.", file=sys.stderr)
+    chosen = [detectors[network] for network in networks if network in detectors]
+    if len({detector.name for detector in chosen}) < len(chosen):
+        raise UserError(
+            f"Both detectors are named {chosen[0].name}, so their rows could not be told apart: "
+            "change `name` in the detector.json of one."
+        )
+    return chosen
+
+
+def installed_detectors(networks: Sequence[Network]) -> list[Path]:
+    """The detector folders in weights/: of each network the first of its architectures there is.
+
+    Says on standard error which they are, where others were possible, and how to get what is
+    missing; raises UserError where all is.
+    """
+    from pipeline.detector import WEIGHTS
+    from pipeline.files import recover_folder
+
+    found, missing = [], []
+    for network in networks:
+        folders = [WEIGHTS / architecture for architecture in network.architectures]
+        for folder in folders:
+            recover_folder(folder)
+        there = [folder for folder in folders if (folder / "detector.json").exists()]
+        found += there[:1]
+        if not there:
+            missing.append(
+                f"{folders[0]}: there is no detector here: train one with "
+                f"`python {network.training}`, or download one with "
+                f"`python download_weights.py {folders[0].name}`."
+            )
+    if not found:
+        raise UserError("\n".join(missing))
+    for sentence in missing:
+        print(sentence, file=sys.stderr)
+    if sum(len(network.architectures) for network in networks) > 1:
+        print(f"Scoring with {' and '.join(map(str, found))}.", file=sys.stderr)
+    return found
+
+
+def open_detector(path: Path, architectures: Sequence[str] = ()):
+    """The detector in a detector folder or a published .h5 file, of one of the `architectures`.
+
+    None of them: of any. Raises UserError, also with how to get weights.
     """
     from pipeline.detector import load_detector
     from pipeline.published import import_published, published_file
 
     if path.suffix == ".h5":
-        _require(architecture, published_file(path)[1], path)  # before an import takes seconds
+        _require(architectures, published_file(path)[1], path)  # before an import takes seconds
         return import_published(path)
     detector = load_detector(path)
-    _require(architecture, detector.architecture.name, path)
+    _require(architectures, detector.architecture.name, path)
     return detector
 
 
-def _require(architecture: str | None, found: str, path: Path) -> None:
-    if architecture not in (None, found):
+def _require(architectures: Sequence[str], found: str, path: Path) -> None:
+    if architectures and found not in architectures:
         raise UserError(
-            f"{path}: this is a {found} detector and this script scores with {architecture}: use "
-            "the script named after it."
+            f"{path}: this is a {found} detector and this script scores with "
+            f"{_any_of(architectures)}: use the script named after it."
         )
+
+
+def _any_of(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def training_arguments(
@@ -232,5 +325,22 @@ _SETTINGS: dict[str, dict] = {
     "target_accuracy": {"type": probability, "help": "stop at this validation accuracy"},
     "dropout": {"type": probability},
     "seed": {"type": int},
+    "tuning": {
+        "choices": ("full", "lora", "norm", "probe"),
+        "help": "which parameters learn: all, LoRA's, the normalization's, the head's",
+    },
+    "gradient_accumulation": {"type": positive_int, "help": "batches to a step"},
+    "layer_decay": {"type": probability, "help": "learning rate of each layer, of the next one's"},
+    "weight_decay": {"type": float},
+    "warmup": {"type": probability, "help": "share of the steps in which the rate rises"},
+    "ema": {"type": probability, "help": "decay of the weights' moving average; 0: none"},
+    "lora_rank": {"type": positive_int},
+    "lora_alpha": {"type": positive_int},
+    "lora_dropout": {"type": probability},
+    "lora_targets": {
+        "type": lambda names: tuple(names.split(",")),
+        "metavar": "NAME,…",
+        "help": "ends of the names of the layers to adapt",
+    },
     "precision": {"choices": ("auto", "fp32", "bf16"), "help": "auto: bf16 where it is faster"},
 }

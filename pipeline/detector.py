@@ -18,6 +18,7 @@ from pipeline.calibration import Calibration
 from pipeline.errors import UserError
 from pipeline.files import atomic_write, recover_folder, replace_folder, sha256_of
 
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"  # the detector folders' place
 FORMAT = 1
 GRAPH = "model.onnx"
 

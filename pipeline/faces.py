@@ -147,9 +147,20 @@ class FaceFinder:
 def face_regions(
     image: np.ndarray, finder: FaceFinder | None, mode: str, margin: float = DEFAULT_MARGIN
 ) -> list[FaceRegion]:
-    """What a network shall see of an RGB image (H, W, 3) uint8: a region a face, or none at all.
+    """Find the faces of an RGB image (H, W, 3) uint8; then `regions_to_see`.
 
-    "none": the whole picture, without a search (`finder` may be None).
+    `finder` may be None where `mode` is "none", which needs no search.
+    """
+    faces = finder.find(image) if mode == "auto" else []
+    return regions_to_see(image, faces, mode, margin)
+
+
+def regions_to_see(
+    image: np.ndarray, faces: list[Face], mode: str, margin: float
+) -> list[FaceRegion]:
+    """What a network shall see of an image (H, W, 3) with these faces: a region each, or none.
+
+    "none": the whole picture, whatever `faces` are.
     "auto": each face is cut out by `square_crop`, unless the picture is a face crop already. That
     is so where it has one face, whose box has at least half (FACE_CROP) of the picture's shorter
     side, and is nearly square (SQUARE_ENOUGH: the longer side at most 1.1 times the shorter, for
@@ -167,7 +178,6 @@ def face_regions(
         return [FaceRegion(None, *whole)]
     if mode != "auto":
         raise ValueError(f"Face mode is {mode!r}; choose auto or none.")
-    faces = finder.find(image)
     shorter, longer = sorted((height, width))
     if (
         len(faces) == 1

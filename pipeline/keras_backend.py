@@ -1,16 +1,25 @@
 """Which of Keras' backends trains here, and on which devices. Imports the one that is chosen.
 
-TensorFlow, unless torch sees a GPU and TensorFlow does not: then Keras runs on torch, which is
-several times slower than TensorFlow on a CPU but not on a GPU. KERAS_BACKEND in the environment
-decides otherwise.
+One process: TensorFlow, unless torch sees a GPU and TensorFlow does not; then Keras runs on torch,
+which is several times slower than TensorFlow on a CPU but not on a GPU. KERAS_BACKEND in the
+environment decides otherwise. Several GPUs of one machine share each step by TensorFlow's
+MirroredStrategy.
+
+Several processes (torchrun, on one machine or many): torch, whose collectives average the
+gradients. TensorFlow's MultiWorkerMirroredStrategy is no way: with Keras 3.15 and TensorFlow 2.21
+`fit` fails before its first step, where Keras looks at a batch to build the network ("Attempt to
+convert a value (PerReplica…)"), and past that where it adds up the metrics of the workers.
 """
 
 import contextlib
 import importlib.util
 import os
+import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import quiet_stderr
@@ -18,24 +27,41 @@ from pipeline.files import quiet_stderr
 # oneDNN's kernels train Meso4 three times as fast on CPUs where TensorFlow leaves them off.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Without it the same seed does not give the same weights on a GPU; read when CUDA starts.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def choose(device: str = "auto") -> str:
-    """Set Keras to the backend for `device` ("auto", "cpu" or "cuda") and say where it computes.
+def choose(device: str = "auto") -> None:
+    """Set Keras to the backend that `use(device)` will want; to be called before Keras is imported.
 
-    GPU memory is taken as needed, not whole. Raises UserError for "cuda" without a GPU. Only the
-    first call chooses the backend: Keras cannot change it later.
+    Keras cannot change its backend later: once it is imported, this does nothing. Raises UserError
+    for a backend that cannot train here.
     """
-    if "keras" not in sys.modules:
-        backend = os.environ.get("KERAS_BACKEND")
-        if not backend:
-            several = world() > 1
-            gpu = device != "cpu" and _only_torch_sees_a_gpu()
-            backend = "torch" if several or gpu else "tensorflow"
-        os.environ["KERAS_BACKEND"] = backend
-    import keras
+    if "keras" in sys.modules:
+        return
+    backend = os.environ.get("KERAS_BACKEND")
+    if not backend:
+        gpu = device != "cpu" and _only_torch_sees_a_gpu()
+        backend = "torch" if world() > 1 or gpu else "tensorflow"
+    if backend not in ("tensorflow", "torch"):
+        raise UserError(f"KERAS_BACKEND={backend}: networks are trained on tensorflow or torch.")
+    if backend == "tensorflow" and world() > 1:
+        raise UserError(
+            "KERAS_BACKEND=tensorflow: several processes train Keras networks on torch only; leave "
+            "KERAS_BACKEND unset, or start one process for all GPUs of this machine."
+        )
+    os.environ["KERAS_BACKEND"] = backend
 
-    return (_choose_torch if keras.backend.backend() == "torch" else _choose_tensorflow)(device)
+
+def use(device: str = "auto") -> str:
+    """Compute on `device` ("auto", "cpu" or "cuda") from now on, and say where that is.
+
+    GPU memory is taken as needed, not whole. Raises UserError for "cuda" without a GPU.
+    """
+    if _backend() == "tensorflow":
+        return _use_tensorflow(device)
+    where = _use_torch(device)
+    return where if world() == 1 else f"{world()} processes, each on {where}"
 
 
 def rank() -> int:
@@ -62,10 +88,24 @@ def scope() -> contextlib.AbstractContextManager:
 
 def make_deterministic() -> None:
     """Let the same seed give the same weights."""
-    import keras
-
-    if keras.backend.backend() == "tensorflow":
+    if _backend() == "tensorflow":
         _tensorflow().config.experimental.enable_op_determinism()
+    else:
+        import torch
+
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def compute_exactly() -> None:
+    """Leave the 10-bit multiplications that GPUs take for 32-bit ones: they move results by more
+    than an exported graph may differ."""
+    if _backend() == "tensorflow":
+        _tensorflow().config.experimental.enable_tensor_float_32_execution(False)
+    else:
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
 
 
 def average_gradients(model) -> None:
@@ -82,12 +122,48 @@ def average_gradients(model) -> None:
         variable.value.register_post_accumulate_grad_hook(average)
 
 
+def average(variables: Iterable) -> None:
+    """Give each of these Keras variables, in all processes, the mean of what they hold in each."""
+    if world() == 1:
+        return
+    import torch.distributed
+
+    for variable in variables:
+        torch.distributed.all_reduce(variable.value.data)
+        variable.value.data /= world()
+
+
+def copy_first(variables: Iterable) -> None:
+    """Give each of these Keras variables, in all processes, what it holds in the first."""
+    if world() == 1:
+        return
+    import torch.distributed
+
+    for variable in variables:
+        torch.distributed.broadcast(variable.value.data, src=0)
+
+
+def said_by_first(value: Any) -> Any:
+    """What the first process calls this with."""
+    if world() == 1:
+        return value
+    import torch.distributed
+
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def _backend() -> str:
+    import keras
+
+    return keras.backend.backend()
+
+
 @cache
 def _strategy():
     """TensorFlow's way to train on several devices of one machine; None where there is but one."""
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
+    if _backend() != "tensorflow":
         return None
     tf = _tensorflow()
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
@@ -96,13 +172,13 @@ def _strategy():
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
-def _choose_tensorflow(device: str) -> str:
+def _use_tensorflow(device: str) -> str:
     tf = _tensorflow()
     gpus = tf.config.list_physical_devices("GPU")
     if device == "cuda" and not gpus:
         raise UserError(
             "--device cuda: neither TensorFlow nor torch sees a GPU here; install "
-            "tensorflow[and-cuda] on a machine with an NVIDIA GPU, or leave --device at auto"
+            "tensorflow[and-cuda] on a machine with an NVIDIA GPU, or leave --device at auto."
         )
     if device == "cpu" or not gpus:
         tf.config.set_visible_devices([], "GPU")
@@ -115,18 +191,23 @@ def _choose_tensorflow(device: str) -> str:
     return f"{len(gpus)} × GPU ({name})" if len(gpus) > 1 else f"GPU ({name})"
 
 
-def _choose_torch(device: str) -> str:
+def _use_torch(device: str) -> str:
     import torch
     from keras.src.backend.torch import core
 
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "--device cuda: torch, on which Keras runs here, sees no NVIDIA GPU; leave --device at "
-            "auto"
+            "auto."
         )
     if device == "cpu":
         core.DEFAULT_DEVICE = "cpu"
-    if core.DEFAULT_DEVICE.startswith("cuda"):
+    on_cuda = core.DEFAULT_DEVICE.startswith("cuda")
+    if world() > 1 and not torch.distributed.is_initialized():
+        if on_cuda:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
+    if on_cuda:
         return f"GPU ({torch.cuda.get_device_name()}), Keras on torch"
     if core.DEFAULT_DEVICE.startswith("mps"):
         return "Apple GPU, Keras on torch"
@@ -141,11 +222,16 @@ def _only_torch_sees_a_gpu() -> bool:
         return False
     import torch
 
-    with contextlib.suppress(ImportError):
-        import triton  # noqa: F401 - it and TensorFlow bring an LLVM each; this order they bear
-
     seen = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return seen and not _tensorflow().config.list_physical_devices("GPU")
+    return seen and not _tensorflow_sees_a_gpu()
+
+
+def _tensorflow_sees_a_gpu() -> bool:
+    # In a process of its own: TensorFlow imports Keras, which then keeps its backend.
+    ask = "import sys, tensorflow; sys.exit(not tensorflow.config.list_physical_devices('GPU'))"
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+    done = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True)
+    return done.returncode == 0
 
 
 def _tensorflow():

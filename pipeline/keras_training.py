@@ -3,6 +3,8 @@
 Every batch is a function of the seed and its number alone, and everything else that training
 depends on is in the state folder that each epoch leaves behind. So a run that was killed and
 resumed ends with the same weights, bit for bit, as one that nobody touched.
+
+Where several processes train together, the first alone reads and writes files and speaks.
 """
 
 import contextlib
@@ -16,10 +18,12 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from models import Architecture, PixelScaling
@@ -34,20 +38,25 @@ from pipeline.published import published_file
 from pipeline.training import Recipe as CommonRecipe
 from pipeline.training import StartingPoint
 
-_device = keras_backend.choose()
+keras_backend.choose()
 import keras  # noqa: E402 - only now, on the backend that was chosen
 
 from models.xception import HEAD  # noqa: E402
 
 WEIGHTS = "model.weights.h5"
 
+_PREPARED = 3  # batches that are made ready while the network computes
+_device = "a device that nobody chose"
+
 
 @dataclass(frozen=True)
 class Recipe(CommonRecipe):
     """What shapes the trained weights of a Keras network.
 
-    For `head_epochs` epochs only the head is trained, at `head_learning_rate`; then all of it, but
-    with the batch normalization that it started with, at `learning_rate`. Both rates decay.
+    From weights that it starts with: for `head_epochs` epochs only the head is trained, at
+    `head_learning_rate`; then all of it, but with the batch normalization that it started with, at
+    `learning_rate`. From scratch there is nothing to keep: all of it is trained in all epochs, at
+    `learning_rate`. The rates fall as cosines.
     """
 
     head_epochs: int = 0
@@ -57,7 +66,7 @@ class Recipe(CommonRecipe):
 def use(device: str) -> None:
     """Train on `device`: "auto", "cpu" or "cuda". Raises UserError where it is not there."""
     global _device
-    _device = keras_backend.choose(device)
+    _device = keras_backend.use(device)
 
 
 def device_in_words() -> str:
@@ -121,23 +130,30 @@ def fit(
     early_stopping = keras.callbacks.EarlyStopping("val_auc", mode="max", patience=recipe.patience)
     state = TrainingState(run, early_stopping, recipe)
     first_epoch = state.find() if resume else 0
+    if first_epoch:
+        state.load(model)
     validation = _Sequence(batches.validation, batches.validation_steps, architecture.scaling)
     callbacks = [
+        # Each process has normalized other pictures.
+        keras.callbacks.LambdaCallback(
+            on_test_begin=lambda logs=None: keras_backend.average(model.non_trainable_weights)
+        ),
         early_stopping,
-        ProgressBar(recipe.epochs, batches.batch_size * keras_backend.world()),
         state,
     ]
     if keras_backend.rank() == 0:
-        logs = keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False)
-        callbacks.insert(0, logs)
-    for begin, end, rate in _stages(recipe):
+        bar = ProgressBar(recipe.epochs, batches.batch_size * keras_backend.world())
+        callbacks.insert(-1, bar)
+    for begin, end, rate in _stages(recipe, pretrained=bool(start.load)):
         if state.finished or first_epoch >= end:
             continue
-        _choose_layers(model, only_the_head=end <= recipe.head_epochs, pretrained=bool(start.load))
+        only_the_head = bool(start.load) and end <= recipe.head_epochs
+        _choose_layers(model, only_the_head, pretrained=bool(start.load))
         with keras_backend.scope():
             _compile(model, rate, steps=(end - begin) * batches.steps)
         if first_epoch > begin:
-            state.load(model)
+            state.load(model)  # now with the optimizer, in the middle of its stage
+        keras_backend.copy_first([*model.variables, *model.optimizer.variables])
         model.fit(
             _Sequence(
                 batches.training,
@@ -154,13 +170,18 @@ def fit(
             callbacks=callbacks,
         )
         first_epoch = end
-    model.load_weights(state.best_weights)
+    if keras_backend.rank() == 0:
+        model.load_weights(state.best_weights)
     return model
 
 
-def _stages(recipe: Recipe) -> list[tuple[int, int, float]]:
+def _stages(recipe: Recipe, pretrained: bool) -> list[tuple[int, int, float]]:
     """(first epoch, the epoch after the last, learning rate) of the head alone and of all."""
     head, epochs = min(recipe.head_epochs, recipe.epochs), recipe.epochs
+    if head and not pretrained:
+        if keras_backend.rank() == 0:
+            print("From scratch: no epochs for the head alone.", file=sys.stderr)
+        head = 0
     stages = [(0, head, recipe.head_learning_rate), (head, epochs, recipe.learning_rate)]
     return [stage for stage in stages if stage[0] < stage[1]]
 
@@ -201,16 +222,28 @@ def _precision(precision: str):
 
 
 class _Sequence(keras.utils.PyDataset):
-    """Batches as `fit` wants them, prepared in a thread while the network computes."""
+    """Batches as `fit` wants them, prepared in a thread while the network computes.
+
+    Keras' own threads start again from the first batch in each epoch, and this one goes through
+    all epochs of a stage.
+    """
 
     def __init__(self, batch: Callable, count: int, scaling: PixelScaling, first: int = 0):
-        super().__init__(workers=1, max_queue_size=4)
+        super().__init__()
         self._batch, self._count, self._scaling, self._first = batch, count, scaling, first
+        self._thread = ThreadPoolExecutor(1)
+        self._prepared: dict[int, Future] = {}
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        for coming in range(number, min(number + 1 + _PREPARED, self._count)):
+            if coming not in self._prepared:
+                self._prepared[coming] = self._thread.submit(self._prepare, coming)
+        return self._prepared.pop(number).result()
+
+    def _prepare(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         pixels, labels = self._batch(self._first + number)
         return self._scaling(pixels), labels
 
@@ -232,6 +265,7 @@ class TrainingState(keras.callbacks.Callback):
         self._early: dict = {}
         self._random_states: list = []
         self.finished = False
+        self._board = SummaryWriter(str(run / "tensorboard")) if keras_backend.rank() == 0 else None
 
     @property
     def best_weights(self) -> Path:
@@ -239,24 +273,25 @@ class TrainingState(keras.callbacks.Callback):
 
     def find(self) -> int:
         """Read how far the training of this run is; return the next epoch (0-based)."""
-        recover_folder(self._folder)
-        for unfinished in self._run.glob(".state.*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
-        if not self._folder.exists():  # killed before its first epoch was over
+        state = keras_backend.said_by_first(self._read() if keras_backend.rank() == 0 else None)
+        if state is None:  # killed before its first epoch was over
             return 0
-        state = json.loads((self._folder / "state.json").read_text())
         self._history, self._early = state["history"], state["early_stopping"]
         self._random_states = state["random_states"]
         self.finished = state["finished"]
-        self._write_history()  # killed just before, it would lack the last epoch
+        if keras_backend.rank() == 0:
+            self._write_history()  # killed just before, it would lack the last epoch
         return len(self._history)
 
     def load(self, model: keras.Model) -> None:
-        """Bring a compiled network with its optimizer back to where `find` found it."""
-        model.optimizer.build(model.trainable_variables)
-        model.load_weights(self._folder / "last.weights.h5")
-        for variable, value in zip(_random_states(model), self._random_states, strict=True):
-            variable.assign(value)
+        """Bring a network, with its optimizer once it is compiled, back to where `find` found it;
+        in the first of several processes."""
+        if model.compiled:
+            model.optimizer.build(model.trainable_variables)
+        if keras_backend.rank() == 0:
+            model.load_weights(self._folder / "last.weights.h5")
+            for variable, value in zip(_random_states(model), self._random_states, strict=True):
+                variable.assign(value)
 
     def on_train_begin(self, logs=None):
         for name, value in self._early.items():  # EarlyStopping has just reset itself
@@ -267,9 +302,15 @@ class TrainingState(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
         logs = {name: float(value) for name, value in logs.items()}
+        if not np.isfinite(logs["val_loss"]):
+            raise UserError(
+                f"epoch {epoch + 1}: the loss is no longer a number; try a lower --learning-rate."
+            )
         target = self._recipe.target_accuracy
         if target is not None and logs["val_accuracy"] >= target:
             self.model.stop_training = True
+        # On unlike machines the figures could differ in their last digits.
+        self.model.stop_training = keras_backend.said_by_first(self.model.stop_training)
         logs["seconds"] = round(time.perf_counter() - self._epoch_start, 1)
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self._history.append({"epoch": epoch + 1, **logs, "learning_rate": rate})
@@ -278,6 +319,16 @@ class TrainingState(keras.callbacks.Callback):
         self.finished = self.model.stop_training or epoch + 1 == self._recipe.epochs
         if keras_backend.rank() == 0:
             self._save(is_best=self._early_stopping.best_epoch == epoch)
+            for name, value in self._history[-1].items():
+                self._board.add_scalar(name, value, epoch + 1)
+            self._board.flush()
+
+    def _read(self) -> dict | None:
+        recover_folder(self._folder)
+        for unfinished in self._run.glob(".state.*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        path = self._folder / "state.json"
+        return json.loads(path.read_text()) if path.exists() else None
 
     def _save(self, is_best: bool):
         self._run.mkdir(parents=True, exist_ok=True)
@@ -299,9 +350,8 @@ class TrainingState(keras.callbacks.Callback):
         self._write_history()
 
     def _write_history(self):
-        if keras_backend.rank() == 0:
-            with atomic_write(self._run / "history.jsonl") as file:
-                file.writelines(json.dumps(line) + "\n" for line in self._history)
+        with atomic_write(self._run / "history.jsonl") as file:
+            file.writelines(json.dumps(line) + "\n" for line in self._history)
 
 
 def _random_states(model: keras.Model) -> list[keras.Variable]:
@@ -350,12 +400,12 @@ def export_graph(model: keras.Model, path: Path) -> None:
 
 def finished_network(model: keras.Model, architecture: Architecture) -> Trained:
     """A trained Keras network as the last steps want it, in fp32 and without its optimizer."""
+    keras_backend.compute_exactly()
     network = architecture.build()
     network.set_weights(model.get_weights())
 
     def logits(pixels: np.ndarray) -> np.ndarray:
-        scaled = architecture.scaling(pixels)
-        return keras.ops.convert_to_numpy(network(scaled, training=False))[:, 0]
+        return network.predict_on_batch(architecture.scaling(pixels))[:, 0]
 
     return Trained(
         logits,

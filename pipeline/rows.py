@@ -1,6 +1,7 @@
 """The result rows of scoring, one a face: written so that a killed run can go on, read, shown.
 
-CSV, JSON Lines and Parquet hold the same columns in the same order; empty is "" or null.
+CSV, JSON Lines and Parquet hold the same columns in the same order; empty is "" or null. Where
+several networks score, each face has a row of each of them and there is one more column, agreement.
 """
 
 import contextlib
@@ -14,7 +15,8 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -24,7 +26,10 @@ from pipeline.files import atomic_write
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Row:
-    """One face, or one photo without a face or with an error; numbers are plain Python numbers."""
+    """One face as one network sees it, or one photo without a face or with an error.
+
+    Numbers are plain Python numbers.
+    """
 
     path: str
     face: int | None = None  # 0, 1, … within the photo
@@ -38,15 +43,18 @@ class Row:
     threshold: float | None = None  # the fake_probability from which on a face is called fake
     model: str | None = None
     error: str | None = None  # a sentence
+    agreement: bool | None = None  # whether all networks give this face the same verdict
 
-    def as_dict(self) -> dict[str, str | int | float | None]:
-        return {name: getattr(self, name) for name in FIELDS}
+    def as_dict(self, fields: Sequence[str]) -> dict[str, str | int | float | bool | None]:
+        return {name: getattr(self, name) for name in fields}
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Row))
+COMPARED_FIELDS = tuple(field.name for field in dataclasses.fields(Row))
+FIELDS = COMPARED_FIELDS[:-1]  # where one network scores
 
 _WHOLE_NUMBERS = ("face", "left", "top", "right", "bottom")
 _FRACTIONS = ("face_score", "fake_probability", "threshold")
+_TRUTH_VALUES = ("false", "true")  # in CSV, as in JSON
 _LONGEST_RECORD = 1 << 16  # bytes; longer: a quote that others opened and nobody closed
 _BATCH = 30_000  # rows that become Parquet together, about 50 MB
 
@@ -76,8 +84,15 @@ class RowWriter:
         self.close()
 
 
-def open_output(path: Path | None, resume: bool = False, model: str | None = None) -> RowWriter:
-    """Open `path`, which ends in .csv, .jsonl or .parquet, for the rows of `model`.
+def open_output(
+    path: Path | None,
+    models: Sequence[str],
+    resume: bool = False,
+    fields: tuple[str, ...] = FIELDS,
+) -> RowWriter:
+    """Open `path`, which ends in .csv, .jsonl or .parquet, for the rows of `models`.
+
+    `fields` are the columns: FIELDS, or COMPARED_FIELDS where `models` may be several.
 
     A missing folder is made. With `resume`, the photos in the file are in `done`, except those
     that ended in an error and the last one, which may lack rows: their rows are removed, so that
@@ -87,12 +102,12 @@ def open_output(path: Path | None, resume: bool = False, model: str | None = Non
     Without `path` the rows are shown as a table on standard output.
 
     Raises UserError where the ending is unknown, the file cannot be written, or `resume` finds
-    rows of other columns or of a model other than `model` (None: any).
+    other columns or a photo that other models have scored, or only some of `models`.
     """
     if path is None:
         if resume:
             raise UserError("--continue needs --output with the file that is to be continued.")
-        return TableWriter(sys.stdout)
+        return TableWriter(sys.stdout, models)
     path = Path(path)
     if path.suffix.lower() not in _WRITERS:
         raise UserError(f"{path}: the output must end in .csv, .jsonl or .parquet.")
@@ -100,7 +115,7 @@ def open_output(path: Path | None, resume: bool = False, model: str | None = Non
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: this is a folder or a device; --output must name a file.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer = _WRITERS[path.suffix.lower()](path, resume, model)
+        writer = _WRITERS[path.suffix.lower()](path, models, resume, fields)
     except OSError as error:
         raise UserError(
             f"{path}: the rows cannot be written here ({error.strerror}); choose another --output."
@@ -115,11 +130,12 @@ def open_output(path: Path | None, resume: bool = False, model: str | None = Non
     return writer
 
 
-def read_rows(path: str | Path) -> Iterator[dict[str, str | int | float | None]]:
-    """Read a .csv, .jsonl or .parquet file of rows, one dict of `FIELDS` a row, in constant memory.
+def read_rows(path: str | Path) -> Iterator[dict[str, str | int | float | bool | None]]:
+    """Read a .csv, .jsonl or .parquet file of rows, one dict a row, in constant memory.
 
-    Numbers are int and float, what is empty is None. A last row that was cut off by kill -9 is left
-    out. Raises UserError where the file is missing or not a file of rows.
+    Its keys are `FIELDS`, or `COMPARED_FIELDS` where several networks have scored. Numbers are int
+    and float, what is empty is None. A last row that was cut off by kill -9 is left out. Raises
+    UserError where the file is missing or not a file of rows.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -129,83 +145,130 @@ def read_rows(path: str | Path) -> Iterator[dict[str, str | int | float | None]]
         if suffix == ".parquet":
             yield from _read_parquet(path)
         else:
-            yield from (row for _, row in _read_records(path, _FORMATS[suffix]))
+            form = _FORMATS[suffix](_fields_in(path))
+            yield from (row for _, row in _read_records(path, form))
     except OSError as error:
         raise UserError(f"{path}: this file cannot be read ({error.strerror}).") from error
 
 
-class TableWriter(RowWriter):
-    """Shows rows as lines of a table as they come, in a terminal shortened to its width."""
+def by_face(rows: Iterable[Row]) -> list[list[Row]]:
+    """The rows of one photo by what they show: a face, or the whole picture, once for each network.
 
-    def __init__(self, stream: TextIO):
+    In the order in which each is first met; a photo's single row is by itself.
+    """
+    faces: dict[tuple, list[Row]] = {}
+    for row in rows:
+        box = (row.left, row.top, row.right, row.bottom)
+        faces.setdefault((row.face, *box), []).append(row)
+    return list(faces.values())
+
+
+class TableWriter(RowWriter):
+    """Shows faces as lines of a table as they come, in a terminal shortened to its width.
+
+    Several `models` stand side by side, and behind them whether they agree.
+    """
+
+    def __init__(self, stream: TextIO, models: Sequence[str]):
         super().__init__()
         self._stream = stream
         self._terminal = stream.isatty()
         self._colours = self._terminal and not os.environ.get("NO_COLOR")
-        self._header = f"{'verdict':<9}  {'fake':>6}  {'face':>4}  photo"
+        self._compared = len(models) > 1
+        titles = [_VERDICT_TITLE]
+        if self._compared:
+            names = (_shortened(_printable(model), _LONGEST_MODEL) for model in models)
+            titles = [f"{name:<{len(_VERDICT_TITLE)}}" for name in names]
+        self._widths = dict(zip(models, map(len, titles), strict=True))
+        titles += ["agree", "face"] if self._compared else ["face"]
+        self._header = "  ".join([*titles, "photo"])
+        self._before_photo = len(self._header) - len("photo")
 
     def write(self, rows: list[Row]) -> None:
         if self._header and rows:
             self._print(self._header)
             self._header = ""
-        for row in rows:
-            self._print(self._line(row))
+        for of_face in by_face(rows):
+            self._print(self._line(of_face))
         self._stream.flush()
 
-    def _line(self, row: Row) -> str:
-        verdict = f"{row.verdict:<9}"
-        if self._colours and row.verdict in _COLOURS:
-            verdict = f"\x1b[{_COLOURS[row.verdict]}m{verdict}\x1b[0m"
-        fake = "" if row.fake_probability is None else f"{row.fake_probability:.1%}"
-        face = "" if row.face is None else row.face
+    def _line(self, of_face: list[Row]) -> str:
+        row = of_face[0]
+        by_model = {row.model or next(iter(self._widths)): row for row in of_face}
+        columns = [
+            self._verdict(by_model.get(model), width) for model, width in self._widths.items()
+        ]
+        if self._compared:
+            agree = {True: "yes", False: "no", None: ""}[row.agreement]
+            columns.append(self._coloured(f"{agree:<5}", _COLOURS.get(agree)))
+        columns.append(f"{'' if row.face is None else row.face:>4}")
         path = _printable(row.path)
         error = f": {_printable(row.error)}" if row.error else ""
         if self._terminal:
-            columns = shutil.get_terminal_size().columns
-            path = _shortened(
-                path, max(24, columns - len(f"{'':9}  {fake:>6}  {face:>4}  {error}"))
-            )
-        return f"{verdict}  {fake:>6}  {face:>4}  {path}{error}"
+            room = shutil.get_terminal_size().columns - self._before_photo - len(error)
+            path = _shortened(path, max(24, room))
+        return "  ".join([*columns, f"{path}{error}"])
+
+    def _verdict(self, row: Row | None, width: int) -> str:
+        if row is None:
+            return " " * width
+        fake = "" if row.fake_probability is None else f"{row.fake_probability:.1%}"
+        verdict = self._coloured(f"{row.verdict:<9}", _COLOURS.get(row.verdict))
+        return f"{verdict}  {fake:>6}" + " " * (width - len(_VERDICT_TITLE))
+
+    def _coloured(self, text: str, colour: int | None) -> str:
+        return f"\x1b[{colour}m{text}\x1b[0m" if self._colours and colour else text
 
     def _print(self, line: str) -> None:
         encoding = self._stream.encoding or "utf-8"
         print(line.encode(encoding, "backslashreplace").decode(encoding), file=self._stream)
 
 
-@dataclasses.dataclass
 class Summary:
-    """Counts what was scored, from the moment it is made."""
+    """Counts what was scored by `models`, from the moment it is made.
 
-    photos: int = 0
-    real: int = 0
-    fake: int = 0
-    uncertain: int = 0
-    no_face: int = 0  # photos
-    errors: int = 0
-    start: float = dataclasses.field(default_factory=time.perf_counter)
+    A photo and a face count once, however many networks have looked at them.
+    """
+
+    def __init__(self, models: Sequence[str]):
+        self.photos = 0
+        self.faces = 0
+        self.disagreements = 0  # faces
+        self.no_face = 0  # photos
+        self.errors = 0  # photos
+        self._verdicts = {model: Counter() for model in models}
+        self._start = time.perf_counter()
 
     def add(self, rows: list[Row]) -> None:
         """Count all rows of one photo."""
         self.photos += 1
+        self.faces += len({row.face for row in rows} - {None})
+        self.disagreements += sum(of_face[0].agreement is False for of_face in by_face(rows))
+        verdicts = {row.verdict for row in rows}
+        self.no_face += verdicts == {"no face"}
+        self.errors += verdicts == {"error"}
         for row in rows:
-            name = {"no face": "no_face", "error": "errors"}.get(row.verdict, row.verdict)
-            setattr(self, name, getattr(self, name) + 1)
-
-    @property
-    def faces(self) -> int:
-        return self.real + self.fake + self.uncertain
+            if row.model is not None:
+                self._verdicts[row.model][row.verdict] += 1
 
     @property
     def elapsed(self) -> float:
         """Seconds since the start."""
-        return time.perf_counter() - self.start
+        return time.perf_counter() - self._start
 
     def line(self, skipped: int = 0) -> str:
         """All counts as one line; `skipped` is the number of files that were no photos."""
-        parts = [
-            f"{_count(self.photos, 'photo')}, {_count(self.faces, 'face')}: "
-            f"{self.fake} fake, {self.uncertain} uncertain, {self.real} real"
+        verdicts = [
+            ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("fake", "uncertain", "real"))
+            for counts in self._verdicts.values()
         ]
+        if len(verdicts) > 1:
+            verdicts = map("{}: {}".format, self._verdicts, verdicts)
+        parts = [
+            f"{_count(self.photos, 'photo')}, {_count(self.faces, 'face')}: {'; '.join(verdicts)}"
+        ]
+        if len(self._verdicts) > 1:
+            parts.append(f"{self.disagreements} disagree")
         if self.no_face:
             parts.append(f"{self.no_face} without a face")
         if self.errors:
@@ -217,12 +280,17 @@ class Summary:
 
 
 class _Csv:
-    header = (",".join(FIELDS) + "\n").encode()
     opening = b""
+
+    def __init__(self, fields: tuple[str, ...]):
+        self.fields = fields
+        self.header = (",".join(fields) + "\n").encode()
 
     @staticmethod
     def encode(row: dict) -> bytes:
         line = io.StringIO(newline="")
+        if row.get("agreement") is not None:
+            row = row | {"agreement": _TRUTH_VALUES[row["agreement"]]}
         csv.writer(line).writerow(row.values())  # its \r\n makes it quote both signs within fields
         return (line.getvalue().removesuffix("\r\n") + "\n").encode("utf-8", "surrogateescape")
 
@@ -230,10 +298,9 @@ class _Csv:
     def is_whole(record: bytes) -> bool:
         return record.endswith(b"\n") and record.count(b'"') % 2 == 0  # not within a quoted field
 
-    @staticmethod
-    def decode(record: bytes) -> dict:
+    def decode(self, record: bytes) -> dict:
         text = io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")
-        row = dict(zip(FIELDS, next(csv.reader(text, strict=True)), strict=True))
+        row = dict(zip(self.fields, next(csv.reader(text, strict=True)), strict=True))
         for name, value in row.items():
             if value == "":
                 row[name] = None
@@ -241,12 +308,17 @@ class _Csv:
                 row[name] = int(value)
             elif name in _FRACTIONS:
                 row[name] = float(value)
+            elif name == "agreement":
+                row[name] = bool(_TRUTH_VALUES.index(value))
         return row
 
 
 class _JsonLines:
     header = b""
     opening = b"{"
+
+    def __init__(self, fields: tuple[str, ...]):
+        self.fields = fields
 
     @staticmethod
     def encode(row: dict) -> bytes:
@@ -258,10 +330,9 @@ class _JsonLines:
     def is_whole(record: bytes) -> bool:
         return record.endswith(b"\n")
 
-    @staticmethod
-    def decode(record: bytes) -> dict:
+    def decode(self, record: bytes) -> dict:
         row = json.loads(record)
-        if not isinstance(row, dict) or tuple(row) != FIELDS:
+        if not isinstance(row, dict) or tuple(row) != self.fields:
             raise ValueError("other columns")
         return row
 
@@ -272,21 +343,21 @@ _FORMATS = {".csv": _Csv, ".jsonl": _JsonLines}
 class _TextWriter(RowWriter):
     """Appends rows to a file that is readable at any moment."""
 
-    def __init__(self, path: Path, resume: bool, model: str | None):
+    def __init__(self, path: Path, models: Sequence[str], resume: bool, fields: tuple[str, ...]):
         super().__init__()
         self._path = path
-        self._format = _FORMATS[path.suffix.lower()]
+        self._format = _FORMATS[path.suffix.lower()](fields)
         if resume and path.exists():
-            self.done, self.retried = _cut_back(path, self._format, model)
+            self.done, self.retried = _cut_back(path, self._format, models)
         else:
-            if path.exists() and path.stat().st_size > len(self._format.header):
+            if path.exists() and not _is_empty(path, self._format):
                 _set_aside(path)
             with atomic_write(path, "wb") as file:
                 file.write(self._format.header)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
 
     def write(self, rows: list[Row]) -> None:
-        rest = b"".join(self._format.encode(row.as_dict()) for row in rows)
+        rest = b"".join(self._format.encode(row.as_dict(self._format.fields)) for row in rows)
         end = self._file.tell()
         try:
             while rest:  # one turn, except on a disk that is nearly full
@@ -310,18 +381,18 @@ class _ParquetWriter(_TextWriter):
     of an older run; so resuming looks at the journal first.
     """
 
-    def __init__(self, path: Path, resume: bool, model: str | None):
+    def __init__(self, path: Path, models: Sequence[str], resume: bool, fields: tuple[str, ...]):
         _pyarrow()  # missing: better said now than after the scoring
         journal = path.with_name(f".{path.name}.journal.jsonl")
         reopened = resume and path.exists() and not journal.exists()
         if reopened:
             with atomic_write(journal, "wb") as file:
-                file.writelines(map(_JsonLines.encode, _read_parquet(path)))
+                file.writelines(map(_JsonLines.encode, _read_parquet(path, (fields,))))
         elif not resume and path.exists() and _holds_rows(path):
             _set_aside(path)
         self._parquet = path
         try:
-            super().__init__(journal, resume, model)
+            super().__init__(journal, models, resume, fields)
         except BaseException:
             if reopened:
                 journal.unlink(missing_ok=True)  # all its rows are in the Parquet file
@@ -330,7 +401,8 @@ class _ParquetWriter(_TextWriter):
     def close(self) -> None:
         super().close()
         try:
-            _write_parquet(self._parquet, (row for _, row in _read_records(self._path, _JsonLines)))
+            rows = (row for _, row in _read_records(self._path, self._format))
+            _write_parquet(self._parquet, rows, self._format.fields)
             self._path.unlink()
         except OSError as error:
             raise UserError(
@@ -342,35 +414,43 @@ class _ParquetWriter(_TextWriter):
 _WRITERS = {".csv": _TextWriter, ".jsonl": _TextWriter, ".parquet": _ParquetWriter}
 
 
-def _read_records(path: Path, form: type[_Csv | _JsonLines]) -> Iterator[tuple[bytes, dict]]:
+def _fields_in(path: Path) -> tuple[str, ...]:
+    """The columns of a .csv or .jsonl file of rows, by its first line."""
+    with open(path, "rb") as file:
+        first = file.readline(_LONGEST_RECORD).rstrip()
+    compared = first.endswith(b",agreement") or b'"agreement":' in first
+    return COMPARED_FIELDS if compared else FIELDS
+
+
+def _read_records(path: Path, form: _Csv | _JsonLines) -> Iterator[tuple[bytes, dict]]:
     """Each whole record as it stands in the file, and the row in it."""
     with open(path, "rb") as file:
         if not form.header.startswith(file.read(len(form.header))):
-            raise _not_rows(path, "its first line")
+            raise _not_rows(path, form.fields, "its first line")
         record, number = b"", 1
         for line in file:
             record += line
             if not form.is_whole(record):
                 if len(record) > _LONGEST_RECORD:
-                    raise _not_rows(path, f"row {number}")
+                    raise _not_rows(path, form.fields, f"row {number}")
                 continue
             try:
                 yield record, form.decode(record)
             except (ValueError, csv.Error) as error:
-                raise _not_rows(path, f"row {number}") from error
+                raise _not_rows(path, form.fields, f"row {number}") from error
             record, number = b"", number + 1
         if not record.startswith(form.opening[: len(record)]):
-            raise _not_rows(path, "its end")
+            raise _not_rows(path, form.fields, "its end")
 
 
-def _not_rows(path: Path, where: str) -> UserError:
+def _not_rows(path: Path, fields: Sequence[str], where: str) -> UserError:
     return UserError(
-        f"{path}: {where} is not as this program writes it (columns {', '.join(FIELDS)}); "
+        f"{path}: {where} is not as this program writes it (columns {', '.join(fields)}); "
         "choose another file, or leave out --continue."
     )
 
 
-def _cut_back(path: Path, form: type[_Csv | _JsonLines], model: str | None) -> tuple[set[str], int]:
+def _cut_back(path: Path, form: _Csv | _JsonLines, models: Sequence[str]) -> tuple[set[str], int]:
     """Leave in a file only the rows of photos that need no second look.
 
     Returns the paths of these, and how many others ended in an error.
@@ -379,7 +459,7 @@ def _cut_back(path: Path, form: type[_Csv | _JsonLines], model: str | None) -> t
     errors = 0
     with atomic_write(path, "wb") as kept:
         kept.write(form.header)
-        for photo, records in _all_but_last(_photos(path, form, model)):
+        for photo, records in _all_but_last(_photos(path, form, models)):
             if any(row["verdict"] == "error" for _, row in records):
                 errors += 1
             else:
@@ -389,23 +469,30 @@ def _cut_back(path: Path, form: type[_Csv | _JsonLines], model: str | None) -> t
 
 
 def _photos(
-    path: Path, form: type[_Csv | _JsonLines], model: str | None
+    path: Path, form: _Csv | _JsonLines, models: Sequence[str]
 ) -> Iterator[tuple[str, list[tuple[bytes, dict]]]]:
     """Each photo with its records, which stand together."""
     by_photo = itertools.groupby(_read_records(path, form), key=lambda record: record[1]["path"])
     for photo, group in by_photo:
         records = list(group)
-        for _, row in records:
-            if None not in (model, row["model"]) and row["model"] != model:
-                raise UserError(
-                    f"{path}: the rows in it are of the model {row['model']}, not {model}; choose "
-                    "another --output, or leave out --continue (the file is then kept as .bak)."
-                )
+        found = dict.fromkeys(row["model"] for _, row in records if row["model"] is not None)
+        if found and found.keys() != set(models):
+            raise UserError(
+                f"{path}: the rows in it are of the model {' and '.join(found)}, not "
+                f"{' and '.join(models)}; choose another --output, or leave out --continue (the "
+                "file is then kept as .bak)."
+            )
         yield photo, records
 
 
 def _all_but_last(items: Iterable) -> Iterator:
     return (item for item, _next in itertools.pairwise(items))
+
+
+def _is_empty(path: Path, form: _Csv | _JsonLines) -> bool:
+    """Whether nothing is lost with this file: it holds no more than the header, if that."""
+    with open(path, "rb") as file:
+        return form.header.startswith(file.read(len(form.header) + 1))
 
 
 def _set_aside(path: Path) -> None:
@@ -425,14 +512,15 @@ def _pyarrow():
     return pyarrow
 
 
-def _write_parquet(path: Path, rows: Iterable[dict]) -> None:
+def _write_parquet(path: Path, rows: Iterable[dict], fields: Sequence[str]) -> None:
     pyarrow = _pyarrow()
     types = (
-        dict.fromkeys(FIELDS, pyarrow.string())
+        dict.fromkeys(COMPARED_FIELDS, pyarrow.string())
         | dict.fromkeys(_WHOLE_NUMBERS, pyarrow.int32())
         | dict.fromkeys(_FRACTIONS, pyarrow.float64())
+        | {"agreement": pyarrow.bool_()}
     )
-    schema = pyarrow.schema(types.items())
+    schema = pyarrow.schema([(name, types[name]) for name in fields])
     rows = iter(rows)
     with (
         atomic_write(path, "wb") as file,
@@ -443,17 +531,20 @@ def _write_parquet(path: Path, rows: Iterable[dict]) -> None:
             parquet.write_table(pyarrow.Table.from_pylist(valid, schema))
 
 
-def _read_parquet(path: Path) -> Iterator[dict]:
+def _read_parquet(
+    path: Path, allowed: Sequence[tuple[str, ...]] = (FIELDS, COMPARED_FIELDS)
+) -> Iterator[dict]:
+    """The rows of a Parquet file whose columns are one of the `allowed` lists."""
     pyarrow = _pyarrow()
     try:
         with pyarrow.parquet.ParquetFile(path) as parquet:
-            if tuple(parquet.schema_arrow.names) != FIELDS:
-                raise _not_rows(path, "its list of columns")
+            if tuple(parquet.schema_arrow.names) not in allowed:
+                raise _not_rows(path, allowed[0], "its list of columns")
             for batch in parquet.iter_batches(_BATCH):
                 for row in batch.to_pylist():
                     yield {name: _from_utf8(value) for name, value in row.items()}
     except pyarrow.ArrowInvalid as error:
-        raise _not_rows(path, "its content") from error
+        raise _not_rows(path, allowed[0], "its content") from error
 
 
 def _holds_rows(parquet: Path) -> bool:
@@ -474,7 +565,10 @@ def _from_utf8(value: str | int | float | None) -> str | int | float | None:
     return value
 
 
-_COLOURS = {"fake": 31, "real": 32, "uncertain": 33, "error": 35}  # red, green, yellow, magenta
+# Red, green, yellow, magenta; and bold where networks do not agree.
+_COLOURS = {"fake": 31, "real": 32, "uncertain": 33, "error": 35, "no": 1}
+_VERDICT_TITLE = f"{'verdict':<9}  {'fake':>6}"
+_LONGEST_MODEL = 24  # signs of a model's name above its column
 
 
 def _printable(text: str) -> str:

@@ -1,60 +1,58 @@
-"""Photos in, rows out: decoding and face search in threads, the network in batches, in order."""
+"""Photos in, rows out: decoding and face search in threads, the networks in batches, in order."""
 
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.detector import Detector
 from pipeline.errors import ImageError
-from pipeline.faces import FaceFinder, FaceRegion, crop_region, face_regions
+from pipeline.faces import Face, FaceFinder, FaceRegion, crop_region, regions_to_see
 from pipeline.images import read_image, resize
 from pipeline.inputs import Photo
-from pipeline.rows import Row
+from pipeline.rows import Row, by_face
 from pipeline.runtime import Runtime
 
 
-@dataclass
-class _Prepared:
-    """A photo that has been read: its face regions, and what the network will see of each."""
-
-    photo: Photo
-    regions: list[FaceRegion] = field(default_factory=list)
-    inputs: list[np.ndarray] = field(default_factory=list)  # (size, size, 3) uint8
-    error: str = ""
-
-
 class Scorer:
-    """Scores photos with one detector.
+    """Scores photos with one detector, or with several over one decoding and one face search.
 
-    `face_mode` ("auto" or "none") is the detector's own unless given; `threshold` (0…1) likewise.
+    Each detector sees its own crops (margin, size, resize filter) of the same faces. `face_mode`
+    ("auto" or "none") is each detector's own unless given; `threshold` (0…1) likewise.
     """
 
     def __init__(
         self,
-        detector: Detector,
+        *detectors: Detector,
         face_mode: str | None = None,
         threshold: float | None = None,
         device: str = "auto",
         batch_size: int = 32,
     ):
-        self._detector = detector
-        self._face_mode = face_mode or detector.face_mode
-        self._calibration = detector.calibration
-        if threshold is not None:
-            self._calibration = self._calibration.at(threshold)
-        self._runtime = Runtime(detector.graph, detector.architecture, device)
-        self._finder = None if self._face_mode == "none" else FaceFinder()
+        self._networks = [
+            _Network(detector, face_mode, threshold, device, batch_size) for detector in detectors
+        ]
+        needs_no_search = all(network.face_mode == "none" for network in self._networks)
+        self._finder = None if needs_no_search else FaceFinder()
         self._batch_size = batch_size
 
     def score(self, photos: Iterable[Photo]) -> Iterator[list[Row]]:
         """The rows of each photo, in the order of the photos.
 
+        Of each face there is a row of every detector, in the order of the detectors and next to
+        each other; where there are several, `agreement` says whether their verdicts are the same.
+        A photo that no detector can look at, because it shows no face or cannot be read, has one
+        row; its `model` is empty where there are several detectors. What cannot be read has the
+        verdict `error`, and the others go on.
+
+        Should one detector take whole pictures and another faces, these are not compared: their
+        rows follow each other without an agreement, and the other's may be a `no face`.
+
         `photos` is read only as far ahead as the threads need, so memory does not grow with their
-        number. What cannot be read becomes a row with verdict `error`, and the others go on.
+        number.
         """
         workers = os.cpu_count() or 1
         pool = ThreadPoolExecutor(workers)
@@ -62,7 +60,7 @@ class Scorer:
             batch: list[_Prepared] = []
             for prepared in self._prepare_ahead(pool, photos, self._batch_size + 2 * workers):
                 batch.append(prepared)
-                faces = sum(len(prepared.inputs) for prepared in batch)
+                faces = sum(prepared.faces for prepared in batch)
                 if max(faces, len(batch)) >= self._batch_size:  # many photos may hold few faces
                     yield from self._rows_of_batch(batch)
                     batch = []
@@ -72,7 +70,7 @@ class Scorer:
 
     def _prepare_ahead(
         self, pool: ThreadPoolExecutor, photos: Iterable[Photo], ahead: int
-    ) -> Iterator[_Prepared]:
+    ) -> Iterator["_Prepared"]:
         """The prepared photos in order, while the pool works on the next `ahead` of them."""
         pending: deque[Future[_Prepared]] = deque()
         for photo in photos:
@@ -82,56 +80,123 @@ class Scorer:
         while pending:
             yield pending.popleft().result()
 
-    def _prepare(self, photo: Photo) -> _Prepared:
+    def _prepare(self, photo: Photo) -> "_Prepared":
+        nothing: list[list[_View]] = [[] for _ in self._networks]
         if photo.error:
-            return _Prepared(photo, error=photo.error)
+            return _Prepared(photo, nothing, photo.error)
         try:
             image = read_image(photo.path)
-            regions = face_regions(image, self._finder, self._face_mode, self._detector.margin)
-            size = self._detector.architecture.input_size
-            inputs = [
-                resize(crop_region(image, region), size, self._detector.resize_filter)
-                for region in regions
-            ]
+            faces = self._finder.find(image) if self._finder else []
+            return _Prepared(photo, [network.look(image, faces) for network in self._networks])
         except ImageError as error:
-            return _Prepared(photo, error=str(error))
+            return _Prepared(photo, nothing, str(error))
         except Exception as error:  # not foreseen, yet no reason to give up the other photos
-            return _Prepared(photo, error=f"unexpected {type(error).__name__}: {error}")
-        return _Prepared(photo, regions, inputs)
+            return _Prepared(photo, nothing, f"unexpected {type(error).__name__}: {error}")
 
-    def _rows_of_batch(self, batch: list[_Prepared]) -> Iterator[list[Row]]:
-        inputs = [pixels for prepared in batch for pixels in prepared.inputs]
+    def _rows_of_batch(self, batch: list["_Prepared"]) -> Iterator[list[Row]]:
+        probabilities = [
+            network.probabilities(
+                [view.pixels for prepared in batch for view in prepared.views[index]]
+            )
+            for index, network in enumerate(self._networks)
+        ]
+        for prepared in batch:
+            yield self._rows(prepared, probabilities)
+
+    def _rows(self, prepared: "_Prepared", probabilities: list[Iterator[float]]) -> list[Row]:
+        path = prepared.photo.path
+        if prepared.error or not prepared.faces:
+            model = self._networks[0].name if len(self._networks) == 1 else None
+            if prepared.error:
+                return [Row(path=path, verdict="error", model=model, error=prepared.error)]
+            return [Row(path=path, verdict="no face", model=model)]
+        faces = by_face(
+            row
+            for network, views, its_probabilities in zip(
+                self._networks, prepared.views, probabilities, strict=True
+            )
+            for row in network.rows(path, views, its_probabilities)
+        )
+        for rows in faces:
+            if len(rows) > 1:
+                agreement = len({row.verdict for row in rows}) == 1
+                for row in rows:
+                    row.agreement = agreement
+        return [row for rows in faces for row in rows]
+
+
+class _View(NamedTuple):
+    """What a network sees of a face."""
+
+    region: FaceRegion
+    pixels: np.ndarray  # (size, size, 3) uint8
+
+
+class _Prepared(NamedTuple):
+    """A photo that has been read: what each network will see of its faces."""
+
+    photo: Photo
+    views: list[list[_View]]
+    error: str = ""
+
+    @property
+    def faces(self) -> int:
+        return max(map(len, self.views))
+
+
+class _Network:
+    """A detector at work, with the settings of this run."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        face_mode: str | None,
+        threshold: float | None,
+        device: str,
+        batch_size: int,
+    ):
+        self.name = detector.name
+        self.face_mode = face_mode or detector.face_mode
+        self._detector = detector
+        self._calibration = detector.calibration
+        if threshold is not None:
+            self._calibration = self._calibration.at(threshold)
+        self._runtime = Runtime(detector.graph, detector.architecture, device)
+        self._batch_size = batch_size
+
+    def look(self, image: np.ndarray, faces: list[Face]) -> list[_View]:
+        """What it sees of an image (H, W, 3) uint8 with these faces. Called by many threads."""
+        size = self._detector.architecture.input_size
+        return [
+            _View(region, resize(crop_region(image, region), size, self._detector.resize_filter))
+            for region in regions_to_see(image, faces, self.face_mode, self._detector.margin)
+        ]
+
+    def probabilities(self, inputs: list[np.ndarray]) -> Iterator[float]:
+        """The fake_probability of each input (size, size, 3) uint8."""
         logits = [
             self._runtime.logits(np.stack(inputs[first : first + self._batch_size]))
             for first in range(0, len(inputs), self._batch_size)
         ]
-        probabilities = iter(self._calibration.probability(np.concatenate(logits or [[]])).tolist())
-        for prepared in batch:
-            yield self._rows(prepared, probabilities)
+        return iter(self._calibration.probability(np.concatenate(logits or [[]])).tolist())
 
-    def _rows(self, prepared: _Prepared, probabilities: Iterator[float]) -> list[Row]:
-        path, model = prepared.photo.path, self._detector.name
-        if prepared.error:
-            return [Row(path=path, verdict="error", model=model, error=prepared.error)]
-        if not prepared.regions:
-            return [Row(path=path, verdict="no face", model=model)]
-        rows = []
-        for number, region in enumerate(prepared.regions):
+    def rows(self, path: str, views: list[_View], probabilities: Iterator[float]) -> Iterator[Row]:
+        """A row a view, or one that says `no face`; takes as many probabilities as views."""
+        if not views:
+            yield Row(path=path, verdict="no face", model=self.name)
+        for number, (region, _) in enumerate(views):
             probability = next(probabilities)
             box = region.face or region
-            rows.append(
-                Row(
-                    path=path,
-                    face=number,
-                    left=round(box.left),
-                    top=round(box.top),
-                    right=round(box.right),
-                    bottom=round(box.bottom),
-                    face_score=region.face.score if region.face else None,
-                    fake_probability=probability,
-                    verdict=self._calibration.verdict(probability),
-                    threshold=self._calibration.threshold,
-                    model=model,
-                )
+            yield Row(
+                path=path,
+                face=number,
+                left=round(box.left),
+                top=round(box.top),
+                right=round(box.right),
+                bottom=round(box.bottom),
+                face_score=region.face.score if region.face else None,
+                fake_probability=probability,
+                verdict=self._calibration.verdict(probability),
+                threshold=self._calibration.threshold,
+                model=self.name,
             )
-        return rows

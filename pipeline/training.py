@@ -16,9 +16,10 @@ from types import ModuleType
 from typing import Any
 
 from models import ARCHITECTURES, Architecture
+from pipeline import keras_backend
 from pipeline.audit import audited_dataset
 from pipeline.augmentation import Augmentation, show_augmentation
-from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, fingerprint
+from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, fingerprint, load_dataset
 from pipeline.errors import UserError
 from pipeline.faces import DEFAULT_MARGIN
 from pipeline.files import atomic_write
@@ -47,10 +48,12 @@ class Recipe:
 @dataclass(frozen=True)
 class StartingPoint:
     """What training starts from: a label for the model card, and what puts the weights into a
-    network of the engine's kind; None: from scratch."""
+    network of the engine's kind; None: from scratch. `adapter` is the folder of a LoRA adapter
+    that has been merged into the weights."""
 
     label: str
     load: Callable[[Any], None] | None
+    adapter: Path | None = None
 
 
 def train_detector(args: argparse.Namespace) -> dict | None:
@@ -61,12 +64,13 @@ def train_detector(args: argparse.Namespace) -> dict | None:
     """
     architecture = ARCHITECTURES[args.architecture]
     output = args.output or WEIGHTS / architecture.name
+    dataset = load_dataset(args.data)
     if args.show_augmentation is None:
         engine = engine_of(architecture, args.device)
         recipe = engine.Recipe(**args.recipe)
         start = engine.starting_point(args.init, architecture)
     with _only_the_first_process_speaks():
-        dataset, audit = audited_dataset(args.data, args.workers)
+        dataset, audit = audited_dataset(dataset, args.workers)
     _require_both_classes(dataset)
     if args.show_augmentation:
         show_augmentation(
@@ -173,6 +177,8 @@ def engine_of(architecture: Architecture, device: str) -> ModuleType:
 
     Imports its framework, which takes seconds. Raises UserError where the device is not there.
     """
+    if architecture.framework == "keras":
+        keras_backend.choose(device)  # Keras cannot change it once it is imported
     engine = importlib.import_module(f"pipeline.{architecture.framework}_training")
     engine.use(device)
     return engine

@@ -25,7 +25,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from pipeline.detector import check_folder
+from pipeline.detector import WEIGHTS, check_folder
 from pipeline.errors import UserError
 from pipeline.files import recover_folder, replace_folder, sha256_of
 
@@ -35,7 +35,6 @@ except ImportError:
     # Windows: there the system itself refuses to rename a file that another program has open.
     fcntl = None
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 TIMEOUT_SECONDS = 30
 _CHUNK = 64 * 1024
 # Only these are unpacked or saved: no pickle, no script. The last two are the model card and its

@@ -1,5 +1,6 @@
-"""What the tests of scoring share."""
+"""What tests share."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,6 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# TensorFlow and triton (which timm, peft and torch.compile import) bring an LLVM each: in one
+# process with both, as here, Python crashes unless triton comes first.
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLES = REPOSITORY / "samples"

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.keras_training import keras, tf  # with the settings that training runs under
+from pipeline.keras_training import keras  # with the settings that training runs under
 from tests.shared import SHARED, needs_shared
 
+import tensorflow as tf  # isort: skip
 from models import ARCHITECTURES  # isort: skip
 from models.meso import BranchNormalization, load_published_weights, meso4  # isort: skip
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,21 +18,23 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models import ARCHITECTURES
 from pipeline.augmentation import NO_AUGMENTATION
-from pipeline.dataset import Sample, load_dataset
+from pipeline.batches import Batches
+from pipeline.dataset import load_dataset
 from pipeline.detector import check_folder, load_detector
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
-from pipeline.images import read_image, resize
+from pipeline.images import read_image
 from pipeline.inputs import find_photos
 from pipeline.metrics import auc
 from pipeline.runs import read_history
 from pipeline.runtime import Runtime
 from pipeline.scoring import Scorer
 from tests.shared import SHARED, needs_shared
-from tests.tiny_dataset import make_dataset, portrait
+from tests.tiny_dataset import make_dataset
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MESO4 = ARCHITECTURES["meso4"]
@@ -48,7 +51,7 @@ moment, number, output = sys.argv[1], int(sys.argv[2]), sys.argv[sys.argv.index(
 sys.argv[:3] = ["train_meso.py"]
 
 import train_meso
-from pipeline import commands, keras_training  # sets up TensorFlow before it is imported
+from pipeline import commands, keras_training, training
 
 def kill_after(owner, name, counts=lambda *arguments: True, first=lambda *arguments: None):
     original, calls = getattr(owner, name), []
@@ -77,7 +80,7 @@ match moment:
     case "detector set aside":
         kill_after(os, "rename", moves(Path(output).name))
     case "detector written":
-        kill_after(keras_training, "finish_training")
+        kill_after(training, "finish_training")
 
 commands.run(train_meso.main)
 """
@@ -255,9 +258,11 @@ def test_the_model_card_tells_the_measured_figures(reference):
 
 
 def test_tensorboard_gets_events(reference):
-    for part in ("train", "validation"):
-        [events] = (reference.run / "tensorboard" / part).glob("events.out.tfevents.*")
-        assert events.stat().st_size > 100
+    events = EventAccumulator(str(reference.run / "tensorboard"))
+    events.Reload()
+    for name in ("loss", "auc", "val_loss", "val_auc", "learning_rate"):
+        logged = {event.step: event.value for event in events.Scalars(name)}
+        assert logged == pytest.approx({line["epoch"]: line[name] for line in reference.history})
 
 
 def test_unreadable_pictures_are_named_and_left_out(reference):
@@ -329,8 +334,24 @@ def test_another_seed_gives_another_network(training, tmp_path):
     data = make_dataset(tmp_path / "data", train=8, validate=8)
     weights = []
     for seed in (0, 1):
-        batches = make_batches(training, load_dataset(data), seed=seed, epochs=1)
-        model = training.train(MESO4, batches.recipe, batches, tmp_path / str(seed), resume=False)
+        recipe = training.Recipe(
+            epochs=1,
+            batch_size=4,
+            learning_rate=1e-3,
+            patience=5,
+            dropout=0.2,
+            seed=seed,
+            precision="fp32",
+            target_accuracy=None,
+            augmentation=NO_AUGMENTATION,
+            resize_filter="area",
+        )
+        pictures = load_dataset(data)
+        batches = Batches(
+            MESO4, NO_AUGMENTATION, "area", seed, 4, pictures.train, pictures.validate, workers=2
+        )
+        start = training.starting_point("none", MESO4)
+        model = training.fit(MESO4, recipe, batches, start, tmp_path / str(seed), resume=False)
         weights.append(np.concatenate([array.ravel() for array in model.get_weights()]))
     assert np.mean(weights[0] != weights[1]) > 0.5
 
@@ -423,15 +444,15 @@ def test_training_goes_on_from_a_detector_folder(reference, training, monkeypatc
 @needs_shared
 def test_training_starts_from_published_weights(training):
     path = SHARED / "mesonet" / "Meso4_DF.h5"
-    label, load = training.starting_point(str(path), MESO4)
-    assert label == "published Meso4_DF"
+    start = training.starting_point(str(path), MESO4)
+    assert start.label == "published Meso4_DF"
     model = MESO4.build()
-    load(model)
+    start.load(model)
     published = [array for array in weights_of(path).values() if array.shape == (16, 1)]
     np.testing.assert_array_equal(model.layers[-1].get_weights()[0], -published[0])
 
 
-def test_a_start_of_another_kind_is_refused(reference, monkeypatch, tmp_path):
+def test_a_start_of_another_kind_is_refused(reference, monkeypatch, tmp_path, capfd):
     arguments = ["--data", reference.data, "--output", tmp_path / "out"]
     for init, sentence in (
         (reference.output, "this is a meso4, not a mesoinception4"),
@@ -439,10 +460,12 @@ def test_a_start_of_another_kind_is_refused(reference, monkeypatch, tmp_path):
         (tmp_path, "there is no detector here"),
         (tmp_path / "absent.h5", "this file cannot be read"),
         (reference.output / "model.weights.h5", "none of MesoNet's four published"),
+        ("imagenet", "nobody has trained mesoinception4 on ImageNet"),
     ):
         with pytest.raises(UserError, match=sentence):
             train_here(monkeypatch, *arguments, "--init", init, "--architecture", "mesoinception4")
     assert list(tmp_path.iterdir()) == []
+    assert "Fingerprint" not in capfd.readouterr().err, "the audit takes long: not before this"
 
 
 @needs_shared
@@ -452,15 +475,18 @@ def test_published_weights_of_another_architecture_are_refused(training):
         training.starting_point(str(path), MESO4)
 
 
-def test_cuda_without_a_gpu_is_refused(reference, training, monkeypatch, tmp_path):
-    if training.tf.config.list_physical_devices("GPU"):
+def test_cuda_without_a_gpu_is_refused(reference, training, monkeypatch, tmp_path, capfd):
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
         pytest.skip("this machine has a GPU")
-    with pytest.raises(UserError, match=r"--device cuda: TensorFlow sees no GPU here"):
+    with pytest.raises(UserError, match=r"--device cuda: neither TensorFlow nor torch sees a GPU"):
         train_here(
             monkeypatch,
             *("--data", reference.data, "--output", tmp_path / "out", "--device", "cuda"),
         )
     assert list(tmp_path.iterdir()) == []
+    assert "Fingerprint" not in capfd.readouterr().err, "the audit takes long: not before this"
 
 
 def test_a_class_without_a_readable_picture_is_refused(monkeypatch, tmp_path):
@@ -485,83 +511,24 @@ def test_showing_the_augmentation_trains_nothing(reference, monkeypatch, tmp_pat
     assert list(tmp_path.iterdir()) == [sheet]
 
 
-# ---- batches
+# ---- feeding the network
 
 
-def make_batches(training, dataset, seed=0, epochs=3, batch_size=4, cache_bytes=1 << 30):
-    recipe = training.Recipe(epochs, batch_size, 1e-3, 5, 0.2, seed, NO_AUGMENTATION, "area")
-    batches = training.Batches(MESO4, recipe, dataset.train, dataset.validate, 2, cache_bytes)
-    batches.recipe = recipe
-    return batches
+def test_batches_are_scaled_ahead_of_the_network_and_in_another_thread(training):
+    made = []
 
+    def batch(number: int):
+        made.append((number, threading.current_thread()))
+        return np.full((2, 4, 4, 3), number, np.uint8), np.zeros((2, 1), np.float32)
 
-def as_scored(sample: Sample) -> np.ndarray:
-    return resize(read_image(sample.path), MESO4.input_size, "area")
-
-
-def test_each_epoch_has_each_picture_at_most_once_and_in_an_order_of_its_own(training, tmp_path):
-    dataset = load_dataset(make_dataset(tmp_path, train=10, validate=2))
-    batches = make_batches(training, dataset)
-    known = {as_scored(sample).tobytes(): i for i, sample in enumerate(dataset.train)}
-    assert len(known) == 10
-    seen = []
-    for pixels, labels in batches.training(0):
-        assert pixels.shape == (4, 256, 256, 3) and labels.shape == (4, 1)
-        for picture, [label] in zip(pixels.numpy(), labels.numpy(), strict=True):
-            index = known[np.round(picture * 255).astype(np.uint8).tobytes()]
-            assert dataset.train[index].label == label
-            seen.append(index)
-    assert batches.steps == 2
-    assert len(seen) == 3 * 8
-    epochs = [seen[:8], seen[8:16], seen[16:]]
-    assert all(len(set(epoch)) == 8 for epoch in epochs)
-    assert len(set(map(tuple, epochs))) == 3
-
-    later = [labels.numpy() for _, labels in batches.training(2)]
-    expected = [[[dataset.train[i].label] for i in half] for half in (seen[16:20], seen[20:])]
-    np.testing.assert_array_equal(later, expected)
-
-
-def test_fewer_pictures_than_a_batch_are_one_batch(training, tmp_path):
-    dataset = load_dataset(make_dataset(tmp_path, train=6, validate=2))
-    batches = make_batches(training, dataset, batch_size=16)
-    assert [len(pixels) for pixels, _ in batches.training(0)] == [6, 6, 6]
-
-
-@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
-def test_validation_sees_what_scoring_sees(training, tmp_path, cache_bytes):
-    dataset = load_dataset(make_dataset(tmp_path, train=2, validate=6))
-    large = np.random.default_rng(1).integers(0, 256, (700, 1301, 3), np.uint8)
-    Image.fromarray(large).save(dataset.validate[0].path.with_suffix(".png"))
-    dataset = load_dataset(tmp_path)
-    assert len(dataset.validate) == 7
-    batches = make_batches(training, dataset, cache_bytes=cache_bytes)
-    expected = np.stack([as_scored(sample) for sample in dataset.validate])
-    for _ in range(2):
-        pixels, labels = (
-            np.concatenate(parts) for parts in zip(*batches.validation(), strict=True)
-        )
-        np.testing.assert_array_equal(pixels, expected.astype(np.float32) / np.float32(255))
-        assert labels[:, 0].tolist() == [sample.label for sample in dataset.validate]
-
-
-def test_a_full_cache_still_gives_the_right_pictures(training, tmp_path):
-    random = np.random.default_rng(0)
-    expected = {}
-    for number in range(6):
-        picture = portrait(random)
-        path = tmp_path / f"{number}.png"
-        Image.fromarray(picture).save(path)
-        expected[path] = picture
-    size = picture.nbytes
-    decoded = []
-
-    def reduce(image):
-        decoded.append(image)
-        return image
-
-    cache = training.PictureCache(reduce, max_bytes=3 * size + size // 2)
-    for _ in range(3):
-        for path, picture in expected.items():
-            np.testing.assert_array_equal(cache[path], picture)
-    assert len(decoded) == 6 + 2 * 3, "three pictures fit and the other three are read each time"
+    sequence = training._Sequence(batch, 6, MESO4.scaling, first=10)
+    assert len(sequence) == 6
+    for _ in range(2):  # Keras looks at the first batches, and starts again
+        for number in range(6):
+            pixels, _ = sequence[number]
+            np.testing.assert_array_equal(pixels, np.float32(10 + number) / np.float32(255))
+            if number == 0:
+                sequence._thread.submit(lambda: None).result()
+                assert {made_number for made_number, _ in made} >= {10, 11, 12, 13}
+    assert threading.main_thread() not in {thread for _, thread in made}
+    assert max(number for number, _ in made) == 15

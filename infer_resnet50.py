@@ -1,0 +1,30 @@
+"""Tell real faces from deepfakes with ResNet50.
+
+    python infer_resnet50.py photos/                        a folder, with all its sub-folders
+    python infer_resnet50.py face.jpg --face none           a picture that is nothing but a face
+    python infer_resnet50.py photos/ --output rows.csv      or .jsonl, .parquet
+    python infer_resnet50.py photos/ --output rows.csv --continue
+    find . -name '*.jpg' | python infer_resnet50.py -
+
+Each face gets a row: where it is, fake_probability (calibrated, 0…1), and a verdict: `fake` from
+the detector's threshold on, `real` where hardly any fake scores as low, `uncertain` between; a
+photo without a face says `no face`, one that cannot be read `error`, and the others go on.
+Exit codes: 0 all scored; 1 some photos could not be read; 2 wrong use or no weights; 130 Ctrl-C.
+
+The detector is weights/resnet50, which train_resnet50.py makes. However it was tuned, it is one
+exported graph by now: a LoRA adapter costs nothing here, and neither torch nor timm is needed.
+On two cores it scores about 30 faces a second.
+"""
+
+from pipeline.commands import HOW_TO_GO_ON, Network, run, score_photos, scoring_parser
+
+RESNET50 = Network(("resnet50",), training="train_resnet50.py --data dataset/")
+
+
+def main() -> int:
+    args = scoring_parser(__doc__, RESNET50).parse_args()
+    return score_photos(args, RESNET50)
+
+
+if __name__ == "__main__":
+    run(main, HOW_TO_GO_ON)

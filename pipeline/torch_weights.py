@@ -1,0 +1,179 @@
+"""Weights to start a torch network from: detector folders, files, Hugging Face folders, the hub.
+
+Whatever they come from, they are brought to timm's names and checked against the network before
+anything slow happens. Only a head may be missing; then it is trained from scratch, and said so.
+"""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from models import Architecture
+from pipeline.detector import check_folder
+from pipeline.errors import UserError
+from pipeline.training import StartingPoint
+from pipeline.tuning import ADAPTER
+
+WEIGHTS = "model.safetensors"
+HUB = "hf-hub:"
+
+
+def starting_point(init: str, architecture: Architecture) -> StartingPoint:
+    """What `--init` means for a torch network.
+
+    "none" is from scratch, "imagenet" the weights that its architecture's file names; otherwise a
+    detector folder, a Hugging Face folder, a .safetensors file, or hf-hub:owner/name. Raises
+    UserError for anything else, for weights of another network, and where the hub is out of reach.
+    """
+    if init == "none":
+        return StartingPoint("scratch", None)
+    if init == "imagenet":
+        label, weights, adapter = "ImageNet", _imagenet(architecture), None
+    elif init.startswith(HUB):
+        folder = download(init.removeprefix(HUB), "--init")
+        label, (weights, adapter) = init.removeprefix(HUB), read_weights(folder, architecture)
+    else:
+        path = Path(init)
+        weights, adapter = read_weights(path, architecture)
+        label = _name(path)
+    weights = _fitting(weights, architecture, init)
+    return StartingPoint(label, lambda network: _load(network, weights), adapter)
+
+
+def read_weights(path: Path, architecture: Architecture) -> tuple[dict, Path | None]:
+    """Weights under timm's names, and the folder of the LoRA adapter merged into them, if any.
+
+    Raises UserError where there are none, or a detector folder is of another architecture.
+    """
+    if not path.exists():
+        raise UserError(f"--init {path}: there is no such file or folder; `none` is from scratch.")
+    adapter = None
+    if (path / "detector.json").exists():
+        description = check_folder(path)
+        if description["architecture"] != architecture.name:
+            raise UserError(
+                f"--init {path}: this is a {description['architecture']}, not a "
+                f"{architecture.name}."
+            )
+        adapter = path / ADAPTER if (path / ADAPTER).is_dir() else None
+    file = path / WEIGHTS if path.is_dir() else path
+    try:
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"--init {path}: no weights can be read from {file} ({error}); a .safetensors file, a "
+            "detector folder or a Hugging Face folder is wanted."
+        ) from None
+    if any(name.startswith("vit.") for name in weights):
+        weights = _from_transformers(weights, path)
+    return weights, adapter
+
+
+def download(name: str, option: str) -> Path:
+    """The folder of owner/name on the Hugging Face hub, downloaded once; never a pickle.
+
+    Raises UserError, with the address and the other ways, where it cannot be had.
+    """
+    try:
+        return Path(
+            snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], etag_timeout=20)
+        )
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{option}: https://huggingface.co/{name} is not there, or not for everybody."
+        ) from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise UserError(
+            f"{option}: https://huggingface.co/{name} cannot be fetched from here "
+            f"({type(error).__name__}); fetch its .safetensors file elsewhere and name it with "
+            "--init FILE, or start from scratch with --init none."
+        ) from None
+
+
+def _imagenet(architecture: Architecture) -> dict[str, torch.Tensor]:
+    module = importlib.import_module(architecture.builder.split(":")[0])
+    if hasattr(module, "packaged_imagenet"):
+        try:
+            return module.packaged_imagenet()
+        except ImportError:
+            pass  # optional; the hub has them, too
+    folder = download(module.IMAGENET[architecture.name], "--init imagenet")
+    return read_weights(folder, architecture)[0]
+
+
+def _from_transformers(weights: dict, path: Path) -> dict[str, torch.Tensor]:
+    from models.vit import from_transformers
+
+    try:
+        weights = from_transformers(weights)
+    except KeyError as error:
+        raise UserError(f"--init {path}: {error.args[0]} does not fit a ViT.") from None
+    fake = fake_output(path / "config.json")
+    if fake is not None and len(weights["head.weight"]) == 2:
+        # softmax over two outputs is the sigmoid of their difference
+        for kind in ("weight", "bias"):
+            outputs = weights[f"head.{kind}"]
+            weights[f"head.{kind}"] = (outputs[fake] - outputs[1 - fake])[None]
+    return weights
+
+
+def fake_output(config: Path) -> int | None:
+    """Which of a two-class Hugging Face classifier's outputs means fake, by its labels' names.
+
+    None where the names do not say.
+    """
+    try:
+        labels = json.loads(config.read_text(encoding="utf-8"))["id2label"]
+        names = [labels[str(number)].lower() for number in range(2)]
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+    fakes = [any(word in name for word in ("fake", "ai", "synth", "gener")) for name in names]
+    reals = [any(word in name for word in ("real", "auth", "human")) for name in names]
+    if fakes[0] != fakes[1] and reals[1 - fakes.index(True)]:
+        return fakes.index(True)
+    return None
+
+
+def _fitting(weights: dict, architecture: Architecture, init: str) -> dict[str, torch.Tensor]:
+    """The weights that the network has, all but a head of another shape; UserError otherwise."""
+    with torch.device("meta"):
+        wanted = {name: value.shape for name, value in architecture.build().state_dict().items()}
+    module = importlib.import_module(architecture.builder.split(":")[0])
+    head = {name for name in wanted if name.rpartition(".")[0] in module.HEAD}
+    fitting = {
+        name: value
+        for name, value in weights.items()
+        if name not in head or value.shape == wanted[name]
+    }
+    missing = set(wanted) - set(fitting)
+    unknown = set(fitting) - set(wanted)
+    reshaped = {name for name in set(fitting) & set(wanted) if fitting[name].shape != wanted[name]}
+    if missing - head or unknown or reshaped:
+        name = min((missing - head) or unknown or reshaped)
+        raise UserError(
+            f"--init {init}: these are not the weights of a {architecture.name} ({name} is "
+            "missing, unknown or of another shape)."
+        )
+    if missing & head:
+        print(f"--init {init}: its head is another one; a new one is trained.", file=sys.stderr)
+        fitting = {name: value for name, value in fitting.items() if name not in head}
+    return fitting
+
+
+def _load(network: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    missing, unknown = network.load_state_dict(weights, strict=False)
+    assert not unknown and all(name not in weights for name in missing)
+
+
+def _name(path: Path) -> str:
+    if (path / "detector.json").exists():
+        return f"detector {check_folder(path)['name']}"
+    return path.name

@@ -1,0 +1,54 @@
+"""Train ResNet50 on folders of real and fake faces: all of it, or a small part.
+
+    python train_resnet50.py --data dataset/                  → weights/resnet50/
+    python train_resnet50.py --data dataset/ --tuning lora    adapters on the convolutions
+    python train_resnet50.py --data dataset/ --tuning norm    only the batch normalization
+    python train_resnet50.py --data dataset/ --tuning probe   only the head
+    python train_resnet50.py --data dataset/ --resume         after Ctrl-C, kill -9, a power cut
+    torchrun --nproc-per-node 4 train_resnet50.py --data dataset/    on four GPUs
+
+It starts from weights trained on ImageNet, which are downloaded once (--init imagenet); without a
+network from a file (--init model.safetensors), a detector folder, or from scratch (--init none).
+The dataset and what is left behind are as in train_meso.py. With every tuning but the probe, batch
+normalization learns the faces' statistics; they are saved with the weights and with the adapter.
+
+To expect on two CPU cores: 8 images a second, 15 where the processor has bfloat16.
+"""
+
+from pipeline.augmentation import Augmentation
+from pipeline.commands import run, training_arguments
+
+RECIPE = {
+    "init": "imagenet",
+    "tuning": "full",
+    "epochs": 10,
+    "batch_size": 32,
+    "gradient_accumulation": 1,
+    "learning_rate": 3e-4,
+    "weight_decay": 0.05,
+    "warmup": 0.05,
+    "ema": 0.998,
+    "dropout": 0.0,
+    "lora_rank": 16,
+    "lora_alpha": 32,
+    "lora_dropout": 0.05,
+    "lora_targets": (),
+    "patience": 3,
+    "target_accuracy": None,
+    "seed": 0,
+    "precision": "auto",
+    "resize_filter": "area",
+    "augmentation": Augmentation(),
+}
+
+
+def main() -> None:
+    args = training_arguments(__doc__, {"resnet50": RECIPE})
+
+    from pipeline.training import train_detector  # what it needs takes seconds to import
+
+    train_detector(args)
+
+
+if __name__ == "__main__":
+    run(main, after_stop="The same command with --resume goes on from the last checkpoint.")
