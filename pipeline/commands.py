@@ -234,30 +234,90 @@ def training_arguments(
     otherwise. A setting becomes an option where `_SETTINGS` has it; `init` is where to start.
     The first architecture is the default. The result's `recipe` holds the settings.
     """
-    from pipeline.calibration import DEFAULT_RULE, RULES
-
     parser = script_parser(script_docstring)
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "--data",
         type=Path,
         default=Path("dataset"),
         metavar="DIR|CSV",
         help="train|validate/real|fake, or a CSV file path,label[,generator][,group][,split]",
     )
-    add("--output", type=Path, metavar="DIR", help="the detector folder to write")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="the detector folder to write")
     default, *others = recipes
     if others:
-        add("--architecture", choices=tuple(recipes), default=default)
+        parser.add_argument("--architecture", choices=tuple(recipes), default=default)
     else:
         parser.set_defaults(architecture=default)
-    add("--init", metavar="PATH|imagenet|none", help=_INIT)
+    parser.add_argument("--init", metavar="PATH|imagenet|none", help=_INIT)
+    _add_training_options(parser, list(recipes.values()))
+    parser.add_argument(
+        "--show-augmentation",
+        type=Path,
+        metavar="FILE.png",
+        help="write a sheet of augmented training pictures to look at, and stop",
+    )
+    args = parser.parse_args(arguments)
+    args.recipe = _chosen_settings(parser, args, recipes[args.architecture], args.architecture)
+    start = args.recipe.pop("init")
+    args.init = start if args.init is None else args.init
+    return args
+
+
+def incremental_arguments(
+    script_docstring: str, recipe: dict, arguments: list[str] | None = None
+) -> argparse.Namespace:
+    """Parse the command line of incremental_train_vit.py; see training_arguments."""
+    parser = script_parser(script_docstring)
+    add = parser.add_argument
+    add(
+        "--from",
+        dest="start",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the detector folder to go on from",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--new-data",
+        type=Path,
+        metavar="DIR|CSV",
+        help="train|validate/real|fake, or real|fake, of which a fifth validates",
+    )
+    what.add_argument("--use", type=positive_int, metavar="N", help="put version N in use, no more")
+    what.add_argument("--versions", action="store_true", help="list the versions, no more")
+    add("--replay", type=Path, metavar="DIR|CSV", help="the data that it was trained on")
+    add(
+        "--replay-fraction",
+        type=probability,
+        default=0.3,
+        metavar="SHARE",
+        help="of the pictures to train on, from --replay's train/ (default: 0.3)",
+    )
+    add(
+        "--margin",
+        type=probability,
+        default=0.02,
+        help="by how much the AUC on the old data may fall (default: 0.02)",
+    )
+    add("--output", type=Path, metavar="DIR", help="the detector folder to write, if another")
+    _add_training_options(parser, [recipe])
+    args = parser.parse_args(arguments)
+    if args.replay_fraction == 1:
+        parser.error("--replay-fraction 1 would leave no room for new pictures")
+    args.recipe = _chosen_settings(parser, args, recipe, "incremental training")
+    return args
+
+
+def _add_training_options(parser: argparse.ArgumentParser, recipes: list[dict]) -> None:
+    from pipeline.calibration import DEFAULT_RULE, RULES
+
+    add = parser.add_argument
     for name, setting in _SETTINGS.items():
-        defaults = {architecture: recipe.get(name) for architecture, recipe in recipes.items()}
-        if any(name in recipe for recipe in recipes.values()):
-            said = " or ".join(dict.fromkeys(str(value) for value in defaults.values()))
-            text = f"{setting.get('help', '')} (default: {said})".strip()
-            add(f"--{name.replace('_', '-')}", **setting | {"help": text})
+        defaults = dict.fromkeys(str(recipe[name]) for recipe in recipes if name in recipe)
+        if defaults:
+            text = f"{setting.get('help', '')} (default: {' or '.join(defaults)})".strip()
+            add(f"--{name.replace('_', '-')}", **setting | {"help": text.replace("%", "%%")})
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--resume", action="store_true", help="go on with an interrupted training")
     add(
@@ -265,28 +325,23 @@ def training_arguments(
     )
     add("--threshold-rule", default=DEFAULT_RULE, metavar="RULE", help=RULES.replace("%", "%%"))
     add(
-        "--show-augmentation",
-        type=Path,
-        metavar="FILE.png",
-        help="write a sheet of augmented training pictures to look at, and stop",
-    )
-    add(
         "--data-licence",
         default="Not stated by whoever trained this detector: ask before you use it.",
         metavar="TEXT",
         help="the terms of the training data, for the model card",
     )
-    args = parser.parse_args(arguments)
-    args.recipe = dict(recipes[args.architecture])
-    start = args.recipe.pop("init")
-    args.init = start if args.init is None else args.init
-    for name in _SETTINGS:
-        given = getattr(args, name, None)
-        if given is not None and name not in args.recipe:
-            parser.error(f"--{name.replace('_', '-')} is no setting of {args.architecture}")
-        if given is not None:
-            args.recipe[name] = given
-    return args
+
+
+def _chosen_settings(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, recipe: dict, what: str
+) -> dict:
+    """The recipe with the user's changes."""
+    given = {name: getattr(args, name, None) for name in _SETTINGS}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if name not in recipe:
+            parser.error(f"--{name.replace('_', '-')} is no setting of {what}")
+    return recipe | given
 
 
 def probability(text: str) -> float:
@@ -341,6 +396,10 @@ _SETTINGS: dict[str, dict] = {
         "type": lambda names: tuple(names.split(",")),
         "metavar": "NAME,…",
         "help": "ends of the names of the layers to adapt",
+    },
+    "adapter": {
+        "choices": ("continue", "new"),
+        "help": "with LoRA: go on with the detector's adapter, or put a new one on top",
     },
     "precision": {"choices": ("auto", "fp32", "bf16"), "help": "auto: bf16 where it is faster"},
 }

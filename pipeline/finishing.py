@@ -54,6 +54,7 @@ def finish_training(
     training: dict,
     run: Path,
     target: Path,
+    name: str,
 ) -> dict:
     """Turn a trained network into the detector folder `target`; return its description.
 
@@ -62,8 +63,7 @@ def finish_training(
     is whole. Raises UserError where the exported graph disagrees with the network.
     """
     labels = np.array([sample.label for sample in validate])
-    pixels = (_input(sample, architecture, resize_filter) for sample in validate)
-    logits = np.concatenate([trained.logits(np.stack(batch)) for batch in _batches(pixels, 64)])
+    logits = predict(trained.logits, validate, architecture, resize_filter)
     calibration = calibrate(labels, logits, threshold_rule)
     probabilities = calibration.probability(logits)
 
@@ -71,7 +71,7 @@ def finish_training(
     metrics["auc_95"] = bootstrap_interval(labels, probabilities, auc)
     metrics["ece_before"] = expected_calibration_error(labels, sigmoid(logits))
     description = {
-        "name": target.name,
+        "name": name,
         "architecture": architecture.name,
         "input": describe_input(architecture, resize_filter),
         "face": {"mode": "auto", "margin": margin},
@@ -94,6 +94,17 @@ def finish_training(
         shutil.copyfile(run / "history.jsonl", new / "history.jsonl")
         write_model_card(new, description, labels, probabilities)
     return description
+
+
+def predict(
+    logits: Callable[[np.ndarray], np.ndarray],
+    samples: list[Sample],
+    architecture: Architecture,
+    resize_filter: str,
+) -> np.ndarray:
+    """The logits (N,) of whole pictures; `logits` is that of a `Trained` or of a `Runtime`."""
+    pixels = (_input(sample, architecture, resize_filter) for sample in samples)
+    return np.concatenate([logits(np.stack(batch)) for batch in _batches(pixels, 64)])
 
 
 def _input(sample: Sample, architecture: Architecture, resize_filter: str) -> np.ndarray:

@@ -110,10 +110,12 @@ def train_on(
     threshold_rule: str,
     data_licence: str,
     notes: dict | None = None,
+    name: str | None = None,
 ) -> dict | None:
     """Train on an audited dataset and write the detector folder `output`; as train_detector.
 
-    `notes` are further entries for the section `training` of detector.json.
+    `notes` are further entries for the section `training` of detector.json; `name` is the
+    detector's name, by default that of its folder.
     """
     revision = code_revision()
     settings = {
@@ -161,6 +163,7 @@ def train_on(
         },
         run,
         output,
+        name or output.name,
     )
     close_run(run)
     metrics = description["metrics"]

@@ -1,0 +1,64 @@
+"""Teach a detector a new kind of fake without letting it forget the old ones.
+
+    python incremental_train_vit.py --from weights/vit --new-data new/ --replay dataset/
+    python incremental_train_vit.py --from weights/vit --new-data new/ --replay dataset/ --resume
+    python incremental_train_vit.py --from weights/vit --versions        list the versions
+    python incremental_train_vit.py --from weights/vit --use 1           go back to the first
+
+new/ holds train|validate/real|fake, or just real|fake (a fifth of the groups then validates; one
+class may be absent). --replay names the data that the detector was trained on: a share of it
+(--replay-fraction 0.3 of all pictures) is trained on again, and its validation pictures tell what
+was forgotten. A table shows AUC, fakes found and real faces passed before and after, on the old and
+on the new data; it is kept beside the new version.
+
+The new detector takes the place of the old one if its AUC on the old data fell by no more than
+--margin (0.02); otherwise, or without --replay, it stays beside it as a version, and the exit code
+is 1. All versions are kept in weights/vit.versions/. A detector is trained on in the way that it
+was trained (all of it, LoRA, norms, head) unless --tuning says otherwise; with LoRA, --adapter new
+merges the old adapter and puts a new one on top.
+
+Every torch network can be given to --from: ViT, ResNet50, EfficientNet-Lite0.
+"""
+
+from pipeline.augmentation import Augmentation
+from pipeline.commands import incremental_arguments, run
+
+RECIPE = {
+    "tuning": None,  # as the detector was trained
+    "adapter": "continue",
+    "epochs": 5,
+    "batch_size": 16,
+    "gradient_accumulation": 1,
+    "learning_rate": 5e-5,
+    "layer_decay": 0.75,
+    "weight_decay": 0.05,
+    "warmup": 0.1,
+    "ema": 0.998,
+    "dropout": 0.0,
+    "lora_rank": 16,
+    "lora_alpha": 32,
+    "lora_dropout": 0.05,
+    "lora_targets": (),
+    "patience": 3,
+    "target_accuracy": None,
+    "seed": 0,
+    "precision": "auto",
+    "resize_filter": "area",
+    "augmentation": Augmentation(),
+}
+
+
+def main() -> int:
+    args = incremental_arguments(__doc__, RECIPE)
+
+    from pipeline import incremental  # what it needs takes seconds to import
+
+    if args.versions:
+        return incremental.list_versions(args.start)
+    if args.use:
+        return incremental.use(args.start, args.use)
+    return incremental.train_further(args)
+
+
+if __name__ == "__main__":
+    run(main, after_stop="The same command with --resume goes on from the last checkpoint.")

@@ -1,0 +1,256 @@
+"""Go on training a detector with a new kind of fake, without forgetting the old kinds.
+
+Pictures of the earlier data are replayed among the new ones (Robins: "Catastrophic Forgetting,
+Rehearsal and Pseudorehearsal", Connection Science 1995). Before and after are measured on both, and
+a detector that forgot does not take the place of the old one.
+"""
+
+import argparse
+import json
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.audit import audited_dataset
+from pipeline.dataset import (
+    CLASS_NAMES,
+    FAKE,
+    REAL,
+    Dataset,
+    Sample,
+    load_dataset,
+    load_samples,
+    split_by_group,
+)
+from pipeline.detector import Detector, load_detector
+from pipeline.errors import UserError
+from pipeline.files import atomic_write
+from pipeline.finishing import predict
+from pipeline.metrics import evaluate
+from pipeline.runtime import Runtime
+from pipeline.training import engine_of, is_first_process, train_on
+from pipeline.versions import (
+    copy_detector,
+    current_version,
+    keep_version,
+    next_version,
+    use_version,
+    versions_of,
+)
+
+VALIDATE_FRACTION = 0.2  # of new data that does not say how to split
+FIGURES = {"auc": "AUC", "recall_fake": "fakes found", "recall_real": "real passed"}
+
+
+@dataclass(frozen=True)
+class _Old:
+    """The earlier data: what may be replayed, and what forgetting is measured on."""
+
+    train: list[Sample]
+    validate: list[Sample]
+
+
+def train_further(args: argparse.Namespace) -> int:
+    """Train as `commands.incremental_arguments` says; 0, or 1 where the detector in use stays.
+
+    The new detector becomes a version (see versions.py), with the table before/after beside it,
+    and is put in use if its AUC on the old validation pictures fell by at most `args.margin`.
+    """
+    family = args.output or args.start
+    before = load_detector(args.start)
+    architecture = before.architecture
+    engine = engine_of(architecture, args.device)
+    recipe = engine.Recipe(**_known_to(engine, args.recipe, before))
+    start = engine.starting_point(str(args.start), architecture)
+
+    new = new_dataset(args.new_data, recipe.seed)
+    old = _old_data(args.replay)
+    replayed = choose_replay(new.train, old.train, args.replay_fraction, recipe.seed)
+    dataset, audit = audited_dataset(
+        Dataset(args.new_data, new.train + replayed, new.validate + old.validate), args.workers
+    )
+    if is_first_process():
+        print(f"{len(new.train)} new pictures and {len(replayed)} earlier ones.", file=sys.stderr)
+        _keep(args.start, family)
+    target = next_version(family)
+    description = train_on(
+        dataset,
+        audit,
+        engine,
+        recipe,
+        architecture,
+        start,
+        target,
+        name=family.name,
+        resume=args.resume,
+        workers=args.workers,
+        threshold_rule=args.threshold_rule,
+        data_licence=f"{before.description['training'].get('data_licence', '')} "
+        f"New data: {args.data_licence}".strip(),
+        notes={"new_images": len(new.train), "replayed_images": len(replayed)},
+    )
+    if description is None:  # not the process that writes
+        return 0
+    return _judge(before, load_detector(target), new, old, family, target, args.margin)
+
+
+def list_versions(family: Path) -> int:
+    """Print the versions of a detector with their validation AUC and what was measured of each."""
+    versions = versions_of(family)
+    if not versions:
+        raise UserError(f"{family}: no versions are kept; training further makes the first two.")
+    in_use = current_version(family)
+    for number, folder in versions.items():
+        description = load_detector(folder).description
+        training = description["training"]
+        mark = "  in use" if number == in_use else ""
+        print(
+            f"version {number}: {training.get('date', 'no date')}, validation AUC "
+            f"{description['metrics']['auc']:.3f}, start: {training['start']}{mark}"
+        )
+        results = folder.with_name(f"{folder.name}.json")
+        if results.exists():
+            print(as_table(json.loads(results.read_text(encoding="utf-8"))["results"]))
+    return 0
+
+
+def use(family: Path, number: int) -> int:
+    """Put a version in use and say so."""
+    use_version(family, number)
+    print(f"{family} is now version {number}.")
+    return 0
+
+
+def new_dataset(root: Path, seed: int) -> Dataset:
+    """The new data: train|validate/real|fake, or just real|fake (one may be absent) or a CSV file,
+    of which a fifth of the groups validates."""
+    if root.is_dir() and any((root / name).exists() for name in CLASS_NAMES):
+        return Dataset(root, *split_by_group(load_samples(root), VALIDATE_FRACTION, seed))
+    return load_dataset(root)
+
+
+def choose_replay(new: list[Sample], old: list[Sample], fraction: float, seed: int) -> list[Sample]:
+    """Earlier pictures to train on among the new ones: `fraction` (0…1, less than 1) of them all.
+
+    Drawn at random, so that both classes together are as even as can be. Where there are too few,
+    all.
+    """
+    wanted = round(len(new) * fraction / (1 - fraction))
+    new_of = [sum(sample.label == label for sample in new) for label in (REAL, FAKE)]
+    of_class = [[sample for sample in old if sample.label == label] for label in (REAL, FAKE)]
+    real = min(max((len(new) + wanted) // 2 - new_of[REAL], 0), wanted)
+    generator = random.Random(seed)
+    chosen = []
+    for samples, count in zip(of_class, (real, wanted - real), strict=True):
+        chosen += generator.sample(samples, min(count, len(samples)))
+    return chosen
+
+
+def measure(detector: Detector, samples: list[Sample]) -> dict:
+    """A detector's figures on samples of both classes, as metrics.evaluate gives them."""
+    logits = predict(
+        Runtime(detector.graph, detector.architecture).logits,
+        samples,
+        detector.architecture,
+        detector.resize_filter,
+    )
+    calibration = detector.calibration
+    labels = np.array([sample.label for sample in samples])
+    return evaluate(labels, calibration.probability(logits), calibration.threshold)
+
+
+def _judge(
+    before: Detector,
+    after: Detector,
+    new: Dataset,
+    old: _Old,
+    family: Path,
+    target: Path,
+    margin: float,
+) -> int:
+    sets = {"new data": _with_both_classes(new.validate, old.validate)}
+    if old.validate:
+        sets = {"old data": old.validate, **sets}
+    table = {
+        name: {"before": measure(before, samples), "after": measure(after, samples)}
+        for name, samples in sets.items()
+        if samples
+    }
+    with atomic_write(target.with_name(f"{target.name}.json")) as file:
+        json.dump({"from": before.name, "margin": margin, "results": table}, file, indent=1)
+    print(as_table(table))
+
+    number = int(target.name[1:])
+    anyway = f"python incremental_train_vit.py --from {family} --use {number}"
+    if "old data" not in table:
+        print(
+            f"{family} is left as it is: without --replay nobody knows what was forgotten. The new "
+            f"detector is {target}; to use it: {anyway}"
+        )
+        return 1
+    lost = table["old data"]["before"]["auc"] - table["old data"]["after"]["auc"]
+    if lost > margin:
+        print(
+            f"{family} is left as it is: on the old data the AUC fell by {lost:.3f}, more than "
+            f"{margin:g}. The new detector is {target}; to use it all the same: {anyway}"
+        )
+        return 1
+    use_version(family, number)
+    earlier = max(version for version in versions_of(family) if version < number)
+    print(
+        f"{family} is now version {number}; to go back: python incremental_train_vit.py --from "
+        f"{family} --use {earlier}"
+    )
+    return 0
+
+
+def as_table(table: dict) -> str:
+    """The results before and after, as text."""
+    head = f"{'':10}{'pictures':>12}" + "".join(f"{title:>20}" for title in FIGURES.values())
+    lines = [head]
+    for name, results in table.items():
+        images = results["before"]["images"]
+        line = f"{name:10}{images['real'] + images['fake']:>12,}"
+        for figure in FIGURES:
+            was, now = results["before"][figure], results["after"][figure]
+            line += f"{f'{was:.3f} → {now:.3f}':>20}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _known_to(engine, settings: dict, before: Detector) -> dict:
+    """The settings that the engine's recipe has; tuning as before unless it was chosen."""
+    settings = {
+        name: value
+        for name, value in settings.items()
+        if name in engine.Recipe.__dataclass_fields__
+    }
+    settings["resize_filter"] = before.resize_filter
+    if settings.get("tuning", "") is None:
+        earlier = before.description["training"].get("arguments", {})
+        settings["tuning"] = earlier.get("tuning", "full")
+    return settings
+
+
+def _old_data(root: Path | None) -> _Old:
+    if root is None:
+        return _Old([], [])
+    dataset = load_dataset(root)
+    return _Old(dataset.train, dataset.validate)
+
+
+def _with_both_classes(new: list[Sample], old: list[Sample]) -> list[Sample]:
+    """New validation pictures; a class that they lack is lent by the old ones. Empty if both do."""
+    missing = {REAL, FAKE} - {sample.label for sample in new}
+    samples = new + [sample for sample in old if sample.label in missing]
+    return samples if len({sample.label for sample in samples}) == 2 else []
+
+
+def _keep(start: Path, family: Path) -> None:
+    """Note what training starts from as a version, so that one can go back to it."""
+    if not family.exists():
+        copy_detector(start, family)
+    keep_version(family)
