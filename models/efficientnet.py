@@ -17,14 +17,21 @@ def efficientnet_b0(dropout: float = 0.5) -> keras.Model:
     backbone = keras.applications.EfficientNetB0(
         weights=None, include_top=False, input_shape=(256, 256, 3)
     )
-    # With its ImageNet weights keras.applications divides by the standard deviation in two layers,
-    # without them not at all; here one layer always does, so that both are the same network.
+    set_normalization(backbone)
+    return with_head(backbone, dropout, name="efficientnet_b0")
+
+
+def set_normalization(network: keras.Model) -> None:
+    """Let the first layers subtract ImageNet's mean and divide by its deviation.
+
+    With its ImageNet weights keras.applications divides in two layers, without them not at all;
+    here one layer always does, so that both are the same network.
+    """
     variance = [std**2 for std in _STD]
     [normalization] = [
-        layer for layer in backbone.layers if isinstance(layer, keras.layers.Normalization)
+        layer for layer in network.layers if isinstance(layer, keras.layers.Normalization)
     ]
     normalization.load_own_variables({"0": _MEAN, "1": variance, "2": 0})
-    return with_head(backbone, dropout, name="efficientnet_b0")
 
 
 def imagenet_backbone() -> keras.Model:

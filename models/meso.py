@@ -26,17 +26,6 @@ def mesoinception4(dropout: float = 0.5) -> keras.Model:
     return _tail(pixels, x, dropout, name="mesoinception4")
 
 
-def load_published_weights(model: keras.Model, path) -> None:
-    """Load one of the authors' four .h5 files, whose last layer means P(real), into `model`.
-
-    1 - sigmoid(x) = sigmoid(-x), so the last layer's sign is turned and the model's logit means
-    fake, here and nowhere else. Raises ValueError where the file holds another network's layers.
-    """
-    model.load_weights(path)
-    last = model.layers[-1]
-    last.set_weights([-weight for weight in last.get_weights()])
-
-
 def _convolution(x, filters: int, kernel: int, pool: int):
     x = layers.Conv2D(filters, kernel, padding="same", activation="relu")(x)
     return _normalize_and_pool([x], pool)[0]

@@ -70,7 +70,7 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         type=Path,
         action="append",
         metavar="DIR",
-        help=f"detector folder, or a published MesoNet .h5 file{twice} (default: {default})",
+        help=f"detector folder, or published weights{twice} (default: {default})",
     )
     arguments.add_argument(
         "--output",
@@ -197,27 +197,36 @@ def installed_detectors(networks: Sequence[Network]) -> list[Path]:
 
 
 def open_detector(path: Path, architectures: Sequence[str] = ()):
-    """The detector in a detector folder or a published .h5 file, of one of the `architectures`.
+    """The detector in a detector folder, on the hub (hf-hub:owner/name) or made of published
+    weights, of one of these architectures.
 
     None of them: of any. Raises UserError, also with how to get weights.
     """
     from pipeline.detector import load_detector
-    from pipeline.published import import_published, published_file
+    from pipeline.published import import_published, is_published
 
-    if path.suffix == ".h5":
-        _require(architectures, published_file(path)[1], path)  # before an import takes seconds
-        return import_published(path)
+    if str(path).startswith("hf-hub:"):
+        path = _from_the_hub(str(path))
+    if is_published(path):
+        return import_published(path, architectures)
     detector = load_detector(path)
-    _require(architectures, detector.architecture.name, path)
+    if architectures and detector.architecture.name not in architectures:
+        raise UserError(
+            f"{path}: this is a {detector.architecture.name} detector and this script scores with "
+            f"{_any_of(architectures)}: use the script named after it."
+        )
     return detector
 
 
-def _require(architectures: Sequence[str], found: str, path: Path) -> None:
-    if architectures and found not in architectures:
+def _from_the_hub(name: str) -> Path:
+    try:
+        from pipeline.hub import HUB, download
+    except ImportError:
         raise UserError(
-            f"{path}: this is a {found} detector and this script scores with "
-            f"{_any_of(architectures)}: use the script named after it."
-        )
+            f"--weights {name}: fetching from the hub needs one package more: pip install "
+            "huggingface_hub"
+        ) from None
+    return download(name.removeprefix(HUB), "--weights")
 
 
 def _any_of(names: Sequence[str]) -> str:
@@ -325,6 +334,11 @@ def _add_training_options(parser: argparse.ArgumentParser, recipes: list[dict]) 
     )
     add("--threshold-rule", default=DEFAULT_RULE, metavar="RULE", help=RULES.replace("%", "%%"))
     add(
+        "--push-to-hub",
+        metavar="OWNER/NAME",
+        help="upload the finished detector folder to the Hugging Face hub",
+    )
+    add(
         "--data-licence",
         default="Not stated by whoever trained this detector: ask before you use it.",
         metavar="TEXT",
@@ -358,6 +372,13 @@ def positive_int(text: str) -> int:
     return value
 
 
+def whole_number(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below zero")
+    return value
+
+
 def positive_float(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
@@ -374,7 +395,10 @@ _SETTINGS: dict[str, dict] = {
     "epochs": {"type": positive_int},
     "batch_size": {"type": positive_int, "help": "pictures a step, on each device"},
     "learning_rate": {"type": positive_float},
-    "head_epochs": {"type": int, "help": "first epochs, in which only the head is trained"},
+    "head_epochs": {
+        "type": whole_number,
+        "help": "first epochs, in which only the head is trained; none from scratch",
+    },
     "head_learning_rate": {"type": positive_float, "help": "in these epochs"},
     "patience": {"type": positive_int, "help": "epochs without a better validation AUC"},
     "target_accuracy": {"type": probability, "help": "stop at this validation accuracy"},

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline import hub
 from pipeline.audit import audited_dataset
 from pipeline.dataset import (
     CLASS_NAMES,
@@ -59,6 +60,8 @@ def train_further(args: argparse.Namespace) -> int:
     The new detector becomes a version (see versions.py), with the table before/after beside it,
     and is put in use if its AUC on the old validation pictures fell by at most `args.margin`.
     """
+    if args.push_to_hub:
+        hub.require_token()
     family = args.output or args.start
     before = load_detector(args.start)
     architecture = before.architecture
@@ -94,7 +97,10 @@ def train_further(args: argparse.Namespace) -> int:
     )
     if description is None:  # not the process that writes
         return 0
-    return _judge(before, load_detector(target), new, old, family, target, args.margin)
+    code = _judge(before, load_detector(target), new, old, family, target, args.margin)
+    if code == 0 and args.push_to_hub:
+        print(f"Uploaded to {hub.push(family, args.push_to_hub)}.")
+    return code
 
 
 def list_versions(family: Path) -> int:

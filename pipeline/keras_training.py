@@ -34,13 +34,14 @@ from pipeline.detector import check_folder
 from pipeline.errors import UserError
 from pipeline.files import atomic_write, quiet_stderr, recover_folder, replace_folder
 from pipeline.finishing import Trained
-from pipeline.published import published_file
+from pipeline.published import find_published
 from pipeline.training import Recipe as CommonRecipe
 from pipeline.training import StartingPoint
 
 keras_backend.choose()
 import keras  # noqa: E402 - only now, on the backend that was chosen
 
+from models.published import load_reversed  # noqa: E402
 from models.xception import HEAD  # noqa: E402
 
 WEIGHTS = "model.weights.h5"
@@ -119,7 +120,7 @@ def fit(
     run: Path,
     resume: bool,
 ) -> keras.Model:
-    """As `train`, on batches that are there already; returns the Keras network."""
+    """As `train`, on batches that are there already; returns the Keras network, in 32 bits."""
     keras.utils.set_random_seed(recipe.seed)
     keras_backend.make_deterministic()
     with keras_backend.scope(), _precision(recipe.precision):
@@ -171,6 +172,7 @@ def fit(
         )
         first_epoch = end
     if keras_backend.rank() == 0:
+        model = architecture.build()  # without an optimizer, whatever the precision and devices
         model.load_weights(state.best_weights)
     return model
 
@@ -321,7 +323,8 @@ class TrainingState(keras.callbacks.Callback):
             self._save(is_best=self._early_stopping.best_epoch == epoch)
             for name, value in self._history[-1].items():
                 self._board.add_scalar(name, value, epoch + 1)
-            self._board.flush()
+            if self.finished:
+                self._board.close()  # its own thread writes, for which the end does not wait
 
     def _read(self) -> dict | None:
         recover_folder(self._folder)
@@ -390,6 +393,11 @@ def export_graph(model: keras.Model, path: Path) -> None:
     """Write the network as ONNX: `pixels` (N, size, size, 3) float32 → logits (N, 1) float32."""
     # The exporter talks about its progress on both streams; nothing in it is for a user.
     model(np.zeros((1, *model.input_shape[1:]), np.float32))  # the exporter wants a network in use
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization):  # as tensors they would become inputs
+            layer.mean, layer.variance = map(
+                keras.ops.convert_to_numpy, (layer.mean, layer.variance)
+            )
     with (
         quiet_stderr(),
         contextlib.redirect_stdout(io.StringIO()),
@@ -398,11 +406,9 @@ def export_graph(model: keras.Model, path: Path) -> None:
         model.export(path, format="onnx", verbose=False)
 
 
-def finished_network(model: keras.Model, architecture: Architecture) -> Trained:
-    """A trained Keras network as the last steps want it, in fp32 and without its optimizer."""
+def finished_network(network: keras.Model, architecture: Architecture) -> Trained:
+    """A trained Keras network as the last steps want it."""
     keras_backend.compute_exactly()
-    network = architecture.build()
-    network.set_weights(model.get_weights())
 
     def logits(pixels: np.ndarray) -> np.ndarray:
         return network.predict_on_batch(architecture.scaling(pixels))[:, 0]
@@ -419,8 +425,8 @@ def starting_point(init: str, architecture: Architecture) -> StartingPoint:
     """What `--init` means for a Keras network.
 
     "none" is from scratch, "imagenet" keras.applications' weights; otherwise a detector folder of
-    the same architecture, or one of MesoNet's published .h5 files. Raises UserError for anything
-    else, and where ImageNet's weights cannot be had.
+    the same architecture, or an .h5 file as in published.py. Raises UserError for anything else,
+    and where ImageNet's weights cannot be had.
     """
     if init == "none":
         return StartingPoint("scratch", None)
@@ -428,11 +434,16 @@ def starting_point(init: str, architecture: Architecture) -> StartingPoint:
         return _imagenet(architecture)
     path = Path(init)
     if path.suffix == ".h5":
-        from models.meso import load_published_weights
-
-        name, published = published_file(path)
-        _require_same(published, architecture, path)
-        return StartingPoint(f"published {name}", lambda model: load_published_weights(model, path))
+        published = find_published(path)
+        _require_same(published.architecture.name, architecture, path)
+        if published.architecture.scaling != architecture.scaling:
+            raise UserError(
+                f"--init {path}: it learned from pixels on another scale than {architecture.name} "
+                "is fed here: score with it, but start from other weights."
+            )
+        return StartingPoint(
+            f"published {published.name}", lambda model: load_reversed(model, path)
+        )
     if not path.exists():
         raise UserError(f"--init {init}: there is no such file or folder; `none` is from scratch.")
     description = check_folder(path)

@@ -1,21 +1,29 @@
-"""MesoNet's published .h5 files, imported once into detector folders that scoring can use.
+"""Weights of other projects, imported once into detector folders that scoring can use.
 
-The folder lies in the user's cache. The import needs TensorFlow;
-scoring from then on does not.
+MesoNet's four published .h5 files; Xception and EfficientNetB0 as students fine-tuned them with
+Keras' flow_from_directory; Hugging Face's ViT classifiers, whole or as a PEFT adapter. They score
+as their authors scored: whole pictures, threshold 0.5 on a probability that nobody calibrated,
+turned round where it meant P(real).
+
+The folder lies in the user's cache. The import needs TensorFlow or torch; scoring from then on does
+not.
 """
 
 import importlib.util
+import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from models import ARCHITECTURES
+from models import ARCHITECTURES, ZERO_TO_ONE, Architecture, PixelScaling
 from pipeline.detector import GRAPH, Detector, describe_input, load_detector, write_detector
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
 from pipeline.runtime import cache_folder
 
 # Only these: another file of the same shape may mean P(fake) where these mean P(real).
-PUBLISHED = {
+MESONET = {
     "036ed30d04ffd9c7506f825b97c86aa64915f5818931da96817b169aad790af5": ("Meso4_DF", "meso4"),
     "bcfda015d217b9f8d6557693edbdf9f4e79cfd22672541968dd0e2954462b5d7": ("Meso4_F2F", "meso4"),
     "234586d40058e76ef8b6f27ca4b63c06e31c2a5a69c0d8ba6f30b1468ab7bafa": (
@@ -27,22 +35,61 @@ PUBLISHED = {
         "mesoinception4",
     ),
 }
+# By their names, since everybody's training gives another file. Keras' flow_from_directory numbers
+# the classes by the alphabet (fake 0, real 1), so that the output means P(real), and both networks
+# were fed pixels of 0…1.
+FINE_TUNED = {
+    "xception_finetuned.weights.h5": "xception",
+    "efficientnet_finetuned.weights.h5": "efficientnet_b0",
+}
 
 
-def import_published(path: Path) -> Detector:
-    """The detector folder of a published file, made if it is not there yet.
+@dataclass(frozen=True)
+class Published:
+    """Weights that can be imported: whose, of which network, and how.
 
-    It scores as its authors did: the whole picture, nearest neighbour, threshold 0.5 on an
-    uncalibrated probability, turned round from P(real) to fake_probability. Raises UserError for
-    any other file, and where TensorFlow is missing.
+    `architecture` has the pixel scaling that they were trained with; `fill` writes the graph and
+    the weights into a folder; `files` are what a second import is recognized by.
     """
-    name, architecture = published_file(path)
-    folder = cache_folder() / "published" / name
+
+    name: str
+    architecture: Architecture
+    resize_filter: str
+    source: str
+    needs: str
+    files: tuple[Path, ...]
+    fill: Callable[[Path], None]
+
+
+def is_published(path: Path) -> bool:
+    """Whether `path` names weights of another project rather than a detector folder."""
+    if path.suffix == ".h5":
+        return True
+    if (path / "detector.json").exists():
+        return False
+    return any((path / name).exists() for name in ("config.json", "adapter_config.json"))
+
+
+def import_published(weights: Path, allowed: tuple[str, ...] | list[str] = ()) -> Detector:
+    """The detector folder of another project's weights, made if it is not there yet.
+
+    `allowed` are the architectures that are wanted; none: any. Raises UserError for weights that
+    are not known here, of another architecture, and where the framework for the import is missing.
+    """
+    published = find_published(weights)
+    name = published.architecture.name
+    if allowed and name not in allowed:
+        raise UserError(
+            f"{weights}: these are weights of {name}, and this script scores with "
+            f"{', '.join(allowed)}: use the script named after it."
+        )
+    checksum = sha256_of(published.files[0])[:16]
+    folder = cache_folder() / "published" / f"{published.name}-{checksum}"
     try:
         return load_detector(folder)
     except UserError:  # not there yet, damaged, or of another version: made anew
         try:
-            _convert(path, folder, name, architecture)
+            _convert(published, folder, weights)
         except OSError as error:
             raise UserError(
                 f"{folder}: the imported weights cannot be kept there ({error.strerror}); set "
@@ -51,8 +98,17 @@ def import_published(path: Path) -> Detector:
     return load_detector(folder)
 
 
-def published_file(path: Path) -> tuple[str, str]:
-    """The name and the architecture of a published file. Raises UserError for any other file."""
+def find_published(weights: Path) -> Published:
+    """What the weights at a path are. Raises UserError for what is not known."""
+    if weights.suffix != ".h5":
+        return _hugging_face(weights)
+    if weights.name in FINE_TUNED and weights.is_file():
+        return _fine_tuned(weights)
+    return _mesonet(weights)
+
+
+def mesonet_file(path: Path) -> tuple[str, str]:
+    """Name and architecture of one of MesoNet's files. Raises UserError for any other file."""
     try:
         checksum = sha256_of(path)
     except OSError as error:
@@ -60,32 +116,138 @@ def published_file(path: Path) -> tuple[str, str]:
             f"{path}: this file cannot be read ({error.strerror}); `python download_weights.py` "
             "lists the published weights and fetches them."
         ) from error
-    if checksum not in PUBLISHED:
+    if checksum not in MESONET:
         raise UserError(
-            f"{path}: this is none of MesoNet's four published weight files (by its SHA-256), so "
-            "nothing says which of its two classes is fake; name a detector folder instead."
+            f"{path}: this is none of MesoNet's four published weight files (by its SHA-256), nor "
+            f"named {' or '.join(FINE_TUNED)}, so nothing says which of its two classes is fake; "
+            "name a detector folder instead."
         )
-    return PUBLISHED[checksum]
+    return MESONET[checksum]
 
 
-def _convert(path: Path, folder: Path, name: str, architecture_name: str) -> None:
-    if importlib.util.find_spec("tensorflow") is None:
+def _mesonet(path: Path) -> Published:
+    name, architecture = mesonet_file(path)
+    return Published(
+        name,
+        ARCHITECTURES[architecture],
+        "nearest",
+        "Afchar et al., MesoNet, WIFS 2018 (Apache-2.0)",
+        "tensorflow",
+        (path,),
+        lambda folder: _fill_with_keras(ARCHITECTURES[architecture], path, folder),
+    )
+
+
+def _fine_tuned(path: Path) -> Published:
+    architecture = replace(ARCHITECTURES[FINE_TUNED[path.name]], scaling=ZERO_TO_ONE)
+    return Published(
+        path.name.removesuffix(".weights.h5"),
+        architecture,
+        "nearest",
+        f"{path.name}, fine-tuned elsewhere; the terms of its data are not known here",
+        "tensorflow",
+        (path,),
+        lambda folder: _fill_with_keras(architecture, path, folder),
+    )
+
+
+def _fill_with_keras(architecture: Architecture, path: Path, folder: Path) -> None:
+    from pipeline.keras_training import WEIGHTS, export_graph  # before another imports TensorFlow
+
+    from models.published import load_reversed  # isort: skip
+
+    model = architecture.build()
+    try:
+        load_reversed(model, path)
+    except (ValueError, KeyError, OSError) as error:
         raise UserError(
-            f"{path}: importing published weights, which is done once, needs TensorFlow: "
+            f"{path}: these are not the weights of a {architecture.name} with the usual head "
+            f"({str(error).splitlines()[0]})."
+        ) from None
+    if architecture.name == "efficientnet_b0":
+        from models.efficientnet import set_normalization
+
+        set_normalization(model)  # theirs is spread over two layers, ours is in one
+    export_graph(model, folder / GRAPH)
+    model.save_weights(folder / WEIGHTS)
+
+
+def _hugging_face(folder: Path) -> Published:
+    adapter = (folder / "adapter_config.json").exists()
+    file = folder / ("adapter_model.safetensors" if adapter else "model.safetensors")
+    if not file.exists():
+        raise UserError(
+            f"{folder}: {file.name} is missing; weights in pickles (.bin, .pth) are not opened: "
+            "save them again with safe_serialization=True."
+        )
+    architecture = replace(_their_size(folder), scaling=_their_scaling(folder))
+    return Published(
+        folder.resolve().name,
+        architecture,
+        "area",
+        f"{folder.name}, fine-tuned elsewhere; the terms of its data are not known here",
+        "torch",
+        (file,),
+        lambda target: _fill_with_torch(architecture, folder, target),
+    )
+
+
+def _fill_with_torch(architecture: Architecture, folder: Path, target: Path) -> None:
+    from pipeline.hugging_face import classifier_of
+    from pipeline.torch_training import WEIGHTS, export_graph
+
+    network = classifier_of(folder, architecture)
+    export_graph(network, architecture.input_size, target / GRAPH)
+
+    from safetensors.torch import save_file
+
+    save_file(network.state_dict(), target / WEIGHTS)
+
+
+def _their_size(folder: Path) -> Architecture:
+    """Which ViT a Hugging Face folder holds, by its width; an adapter's by that of its base."""
+    names = {768: "vit", 384: "vit_small_patch16_224", 192: "vit_tiny_patch16_224"}
+    try:
+        if (folder / "adapter_config.json").exists():
+            stored = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+            base = Path(stored["base_model_name_or_path"])
+            if not base.is_dir():  # on the hub: ViT-B, or the import will say so
+                return ARCHITECTURES["vit"]
+            folder = base
+        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return ARCHITECTURES[names[stored["hidden_size"]]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: this is no ViT classifier that is known ({error}).") from None
+
+
+def _their_scaling(folder: Path) -> PixelScaling:
+    """What preprocessor_config.json says; where it is missing, ViT's own mean and deviation."""
+    try:
+        stored = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        mean, std = stored["image_mean"], stored["image_std"]
+        return PixelScaling(
+            tuple(float(value) * 255 for value in mean), tuple(float(value) * 255 for value in std)
+        )
+    except FileNotFoundError:
+        return ARCHITECTURES["vit"].scaling
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / 'preprocessor_config.json'} does not say how to scale pixels ({error})."
+        ) from None
+
+
+def _convert(published: Published, folder: Path, weights: Path) -> None:
+    if importlib.util.find_spec(published.needs) is None:
+        framework = {"tensorflow": "TensorFlow", "torch": "torch"}[published.needs]
+        raise UserError(
+            f"{weights}: importing published weights, which is done once, needs {framework}: "
             "pip install -r requirements.txt"
         )
-    print(f"Importing {path} (once; TensorFlow takes some seconds to start)…", file=sys.stderr)
-    from pipeline.keras_training import export_graph  # before anything else imports TensorFlow
-
-    from models.meso import load_published_weights  # isort: skip
-
-    architecture = ARCHITECTURES[architecture_name]
-    model = architecture.build()
-    load_published_weights(model, path)
+    print(f"Importing {weights} (once; it takes some seconds to start)…", file=sys.stderr)
     description = {
-        "name": name,
-        "architecture": architecture_name,
-        "input": describe_input(architecture, "nearest"),
+        "name": published.name,
+        "architecture": published.architecture.name,
+        "input": describe_input(published.architecture, published.resize_filter),
         "face": {"mode": "none", "margin": 1.0},
         "calibration": {
             "temperature": 1.0,
@@ -94,10 +256,7 @@ def _convert(path: Path, folder: Path, name: str, architecture_name: str) -> Non
             "rule": "as published, not calibrated",
         },
         "metrics": {},
-        "training": {
-            "start": "published",
-            "source": "Afchar et al., MesoNet, WIFS 2018 (Apache-2.0)",
-        },
+        "training": {"start": "published", "source": published.source},
     }
     with write_detector(folder, description) as new:
-        export_graph(model, new / GRAPH)
+        published.fill(new)

@@ -5,13 +5,10 @@ anything slow happens. Only a head may be missing; then it is trained from scrat
 """
 
 import importlib
-import json
 import sys
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -19,11 +16,11 @@ from torch import nn
 from models import Architecture
 from pipeline.detector import check_folder
 from pipeline.errors import UserError
+from pipeline.hub import HUB, download
 from pipeline.training import StartingPoint
 from pipeline.tuning import ADAPTER
 
 WEIGHTS = "model.safetensors"
-HUB = "hf-hub:"
 
 
 def starting_point(init: str, architecture: Architecture) -> StartingPoint:
@@ -77,27 +74,6 @@ def read_weights(path: Path, architecture: Architecture) -> tuple[dict, Path | N
     return weights, adapter
 
 
-def download(name: str, option: str) -> Path:
-    """The folder of owner/name on the Hugging Face hub, downloaded once; never a pickle.
-
-    Raises UserError, with the address and the other ways, where it cannot be had.
-    """
-    try:
-        return Path(
-            snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], etag_timeout=20)
-        )
-    except RepositoryNotFoundError:
-        raise UserError(
-            f"{option}: https://huggingface.co/{name} is not there, or not for everybody."
-        ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise UserError(
-            f"{option}: https://huggingface.co/{name} cannot be fetched from here "
-            f"({type(error).__name__}); fetch its .safetensors file elsewhere and name it with "
-            "--init FILE, or start from scratch with --init none."
-        ) from None
-
-
 def _imagenet(architecture: Architecture) -> dict[str, torch.Tensor]:
     module = importlib.import_module(architecture.builder.split(":")[0])
     if hasattr(module, "packaged_imagenet"):
@@ -111,6 +87,7 @@ def _imagenet(architecture: Architecture) -> dict[str, torch.Tensor]:
 
 def _from_transformers(weights: dict, path: Path) -> dict[str, torch.Tensor]:
     from models.vit import from_transformers
+    from pipeline.hugging_face import fake_output, one_logit
 
     try:
         weights = from_transformers(weights)
@@ -118,28 +95,8 @@ def _from_transformers(weights: dict, path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"--init {path}: {error.args[0]} does not fit a ViT.") from None
     fake = fake_output(path / "config.json")
     if fake is not None and len(weights["head.weight"]) == 2:
-        # softmax over two outputs is the sigmoid of their difference
-        for kind in ("weight", "bias"):
-            outputs = weights[f"head.{kind}"]
-            weights[f"head.{kind}"] = (outputs[fake] - outputs[1 - fake])[None]
+        weights = one_logit(weights, fake)
     return weights
-
-
-def fake_output(config: Path) -> int | None:
-    """Which of a two-class Hugging Face classifier's outputs means fake, by its labels' names.
-
-    None where the names do not say.
-    """
-    try:
-        labels = json.loads(config.read_text(encoding="utf-8"))["id2label"]
-        names = [labels[str(number)].lower() for number in range(2)]
-    except (OSError, ValueError, KeyError, AttributeError):
-        return None
-    fakes = [any(word in name for word in ("fake", "ai", "synth", "gener")) for name in names]
-    reals = [any(word in name for word in ("real", "auth", "human")) for name in names]
-    if fakes[0] != fakes[1] and reals[1 - fakes.index(True)]:
-        return fakes.index(True)
-    return None
 
 
 def _fitting(weights: dict, architecture: Architecture, init: str) -> dict[str, torch.Tensor]:

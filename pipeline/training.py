@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from models import ARCHITECTURES, Architecture
-from pipeline import keras_backend
+from pipeline import hub, keras_backend
 from pipeline.audit import audited_dataset
 from pipeline.augmentation import Augmentation, show_augmentation
 from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, fingerprint, load_dataset
@@ -62,6 +62,8 @@ def train_detector(args: argparse.Namespace) -> dict | None:
     Returns its description; None where only the augmentation was to be shown, and in all but the
     first of several processes. Raises UserError, before anything slow where that can be.
     """
+    if args.push_to_hub:
+        hub.require_token()
     architecture = ARCHITECTURES[args.architecture]
     output = args.output or WEIGHTS / architecture.name
     dataset = load_dataset(args.data)
@@ -81,7 +83,7 @@ def train_detector(args: argparse.Namespace) -> dict | None:
             args.show_augmentation,
         )
         return None
-    return train_on(
+    description = train_on(
         dataset,
         audit,
         engine,
@@ -94,6 +96,9 @@ def train_detector(args: argparse.Namespace) -> dict | None:
         threshold_rule=args.threshold_rule,
         data_licence=args.data_licence,
     )
+    if description and args.push_to_hub:
+        print(f"Uploaded to {hub.push(output, args.push_to_hub)}.")
+    return description
 
 
 def train_on(

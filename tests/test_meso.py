@@ -14,7 +14,8 @@ from tests.shared import SHARED, needs_shared
 
 import tensorflow as tf  # isort: skip
 from models import ARCHITECTURES  # isort: skip
-from models.meso import BranchNormalization, load_published_weights, meso4  # isort: skip
+from models.meso import BranchNormalization, meso4  # isort: skip
+from models.published import load_reversed  # isort: skip
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PUBLISHED = {
@@ -87,7 +88,7 @@ def test_a_published_file_of_the_other_network_is_refused(tmp_path):
 @needs_shared
 def test_a_file_of_the_other_network_does_not_load():
     with pytest.raises(ValueError):
-        load_published_weights(meso4(), SHARED / "mesonet" / "MesoInception_DF.h5")
+        load_reversed(meso4(), SHARED / "mesonet" / "MesoInception_DF.h5")
 
 
 def both_normalizations(widths: list[int]) -> tuple:
