@@ -6,10 +6,7 @@
     python infer_resnet50.py photos/ --output rows.csv --continue
     find . -name '*.jpg' | python infer_resnet50.py -
 
-Each face gets a row: where it is, fake_probability (calibrated, 0…1), and a verdict: `fake` from
-the detector's threshold on, `real` where hardly any fake scores as low, `uncertain` between; a
-photo without a face says `no face`, one that cannot be read `error`, and the others go on.
-Exit codes: 0 all scored; 1 some photos could not be read; 2 wrong use or no weights; 130 Ctrl-C.
+Rows, verdicts and exit codes are those of infer_meso4.py.
 
 The detector is weights/resnet50, which train_resnet50.py makes. However it was tuned, it is one
 exported graph by now: a LoRA adapter costs nothing here, and neither torch nor timm is needed.

@@ -12,8 +12,9 @@ and infer_mesoinception4.py score with. Until then <output>.run/ holds its state
 TensorBoard's logs.
 
 To expect: 7,000 faces take a minute an epoch on two idle cores with Meso4, three with
-MesoInception4. Meso4 from the published weights (--init weights/Meso4_DF.h5) reached a validation
-AUC of 0.79 in 14 epochs on StyleGAN, Stable Diffusion and DFDC fakes; more should help.
+MesoInception4. From the published weights (--init weights/Meso4_DF.h5), on StyleGAN, Stable
+Diffusion and DFDC fakes, Meso4 reached a validation AUC of 0.79 in 14 epochs and of 0.835 in 37
+more, MesoInception4 0.81 in 16. From scratch nothing happens for some epochs.
 """
 
 from pipeline.augmentation import Augmentation

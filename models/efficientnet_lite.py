@@ -16,7 +16,10 @@ SAVED_WITH_ADAPTER = ("classifier", "bn1", "bn2", "bn3")
 
 def efficientnet_lite0(dropout: float = 0.0) -> nn.Module:
     """(N, 3, 224, 224) in -1…1 → (N, 1) logits of fake. From scratch."""
-    return timm.create_model("tf_efficientnet_lite0", num_classes=1, drop_rate=dropout)
+    network = timm.create_model("tf_efficientnet_lite0", num_classes=1, drop_rate=dropout)
+    # timm's own start is as wide as 1 for a single output: the first losses would be around 3.
+    nn.init.trunc_normal_(network.classifier.weight, std=0.01)
+    return network
 
 
 def packaged_imagenet() -> dict[str, torch.Tensor]:

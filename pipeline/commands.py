@@ -137,7 +137,7 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
 def open_detectors(weights: list[Path] | None, networks: Sequence[Network]) -> list:
     """The detectors to score with, at most one of each network, in the order of the networks.
 
-    `weights` are detector folders or published .h5 files; None: what there is in weights/. A
+    `weights` are detector folders or published weights; None: what there is in weights/. A
     network that is left out is named on standard error. Raises UserError where no network has a
     detector or one has two, where two have the same name, and as open_detector does.
     """

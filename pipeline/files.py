@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -64,16 +64,21 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sync_files(paths: Iterable[Path]) -> None:
+    """Wait until the files among the paths are on the disk."""
+    for path in paths:
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
 def replace_folder(new: Path, target: Path) -> None:
     """Put the finished folder `new` in the place of `target`; both lie in the same file system.
 
     The old folder is set aside as `.<name>.previous` for the moment between the two renames.
     Were the program killed in that moment, `recover_folder` brings the old one back.
     """
-    for path in new.rglob("*"):
-        if path.is_file():  # on the disk before its name is: a power cut may follow
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+    sync_files(new.rglob("*"))  # on the disk before their name is: a power cut may follow
     previous = _previous(target)
     if target.exists():
         shutil.rmtree(previous, ignore_errors=True)

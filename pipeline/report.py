@@ -13,6 +13,12 @@ from pipeline.calibration import MISSED_FAKES
 
 # Two colours that stay apart for colour-blind readers and in grey (Okabe & Ito).
 REAL_COLOUR, FAKE_COLOUR = "#0072B2", "#E69F00"
+# The first part of an architecture's name → the script that scores with it.
+_SCORING_SCRIPTS = {
+    "xception": "infer_xception_efficientnet.py",
+    "efficientnet": "infer_xception_efficientnet.py",
+    "vit": "infer_vit.py",
+}
 
 
 def write_model_card(
@@ -34,12 +40,14 @@ def _card(description: dict) -> str:
     images = metrics["images"]
     recipe = "\n".join(f"| {name} | {value} |" for name, value in arguments.items())
     counts = training["images"]
+    architecture = description["architecture"]
+    script = _SCORING_SCRIPTS.get(architecture.partition("_")[0], f"infer_{architecture}.py")
     return f"""# {description["name"]}
 
-A detector of deepfake faces: {description["architecture"]}, start: {training["start"]}, trained on
+A detector of deepfake faces: {architecture}, start: {training["start"]}, trained on
 {counts["real"]:,} real and {counts["fake"]:,} fake pictures on {training["date"]}.
 
-    python infer_{description["architecture"]}.py photos/ --weights {description["name"]}/
+    python {script} photos/ --weights weights/{description["name"]}
 
 ## Results on the validation pictures
 

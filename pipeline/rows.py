@@ -262,12 +262,11 @@ class Summary:
             ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("fake", "uncertain", "real"))
             for counts in self._verdicts.values()
         ]
-        if len(verdicts) > 1:
-            verdicts = map("{}: {}".format, self._verdicts, verdicts)
-        parts = [
-            f"{_count(self.photos, 'photo')}, {_count(self.faces, 'face')}: {'; '.join(verdicts)}"
-        ]
-        if len(self._verdicts) > 1:
+        photos_and_faces = f"{_count(self.photos, 'photo')}, {_count(self.faces, 'face')}"
+        if len(verdicts) == 1:
+            parts = [f"{photos_and_faces}: {verdicts[0]}"]
+        else:
+            parts = [photos_and_faces, *map("{}: {}".format, self._verdicts, verdicts)]
             parts.append(f"{self.disagreements} disagree")
         if self.no_face:
             parts.append(f"{self.no_face} without a face")
@@ -462,6 +461,8 @@ def _cut_back(path: Path, form: _Csv | _JsonLines, models: Sequence[str]) -> tup
         for photo, records in _all_but_last(_photos(path, form, models)):
             if any(row["verdict"] == "error" for _, row in records):
                 errors += 1
+            elif _models_in(records) not in (set(), set(models)):
+                raise _of_other_models(path, records, models)
             else:
                 done.add(photo)
                 kept.writelines(text for text, _ in records)
@@ -471,18 +472,27 @@ def _cut_back(path: Path, form: _Csv | _JsonLines, models: Sequence[str]) -> tup
 def _photos(
     path: Path, form: _Csv | _JsonLines, models: Sequence[str]
 ) -> Iterator[tuple[str, list[tuple[bytes, dict]]]]:
-    """Each photo with its records, which stand together."""
+    """Each photo with its records, which stand together; the last one may lack some."""
     by_photo = itertools.groupby(_read_records(path, form), key=lambda record: record[1]["path"])
     for photo, group in by_photo:
         records = list(group)
-        found = dict.fromkeys(row["model"] for _, row in records if row["model"] is not None)
-        if found and found.keys() != set(models):
-            raise UserError(
-                f"{path}: the rows in it are of the model {' and '.join(found)}, not "
-                f"{' and '.join(models)}; choose another --output, or leave out --continue (the "
-                "file is then kept as .bak)."
-            )
+        if not _models_in(records) <= set(models):
+            raise _of_other_models(path, records, models)
         yield photo, records
+
+
+def _models_in(records: list[tuple[bytes, dict]]) -> set[str]:
+    return {row["model"] for _, row in records} - {None}
+
+
+def _of_other_models(
+    path: Path, records: list[tuple[bytes, dict]], models: Sequence[str]
+) -> UserError:
+    return UserError(
+        f"{path}: the rows in it are of the model {' and '.join(sorted(_models_in(records)))}, not "
+        f"{' and '.join(models)}; choose another --output, or leave out --continue (the file is "
+        "then kept as .bak)."
+    )
 
 
 def _all_but_last(items: Iterable) -> Iterator:
@@ -568,7 +578,7 @@ def _from_utf8(value: str | int | float | None) -> str | int | float | None:
 # Red, green, yellow, magenta; and bold where networks do not agree.
 _COLOURS = {"fake": 31, "real": 32, "uncertain": 33, "error": 35, "no": 1}
 _VERDICT_TITLE = f"{'verdict':<9}  {'fake':>6}"
-_LONGEST_MODEL = 24  # signs of a model's name above its column
+_LONGEST_MODEL = 20  # signs of a model's name above its column
 
 
 def _printable(text: str) -> str:

@@ -32,7 +32,7 @@ def own_cache(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def infer(own_cache, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
-    """Run infer_meso4.py to its end, from a folder that is not the repository."""
+    """Run a script to its end, from a folder that is not the repository."""
 
     def infer(*arguments: object, script: str = "infer_meso4.py", stdin: bytes = b""):
         return subprocess.run(
@@ -48,12 +48,12 @@ def infer(own_cache, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
 
 @pytest.fixture
 def start_infer(own_cache, tmp_path) -> Callable[..., subprocess.Popen]:
-    """Start infer_meso4.py with an open standard input; what still runs at the end is killed."""
+    """Start a script with an open standard input; what still runs at the end is killed."""
     started: list[subprocess.Popen] = []
 
-    def start_infer(*arguments: object) -> subprocess.Popen:
+    def start_infer(*arguments: object, script: str = "infer_meso4.py") -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, REPOSITORY / "infer_meso4.py", *map(str, arguments)],
+            [sys.executable, REPOSITORY / script, *map(str, arguments)],
             cwd=tmp_path,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

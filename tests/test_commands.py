@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from pipeline.rows import FIELDS, read_rows
 from tests.broken_files import make_broken_files, make_odd_but_good_files
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES, links
 from tests.shared import SHARED, needs_shared
+from tests.tiny_detectors import clone_without_weights, make_detector
 
 SCRIPTS = sorted(path.name for path in REPOSITORY.glob("*.py"))
 HEAVY = {"tensorflow", "torch", "keras", "sklearn", "matplotlib", "skimage", "scipy", "pandas"}
@@ -192,6 +194,69 @@ def test_without_weights(infer, tmp_path):
     assert_refused(infer(SAMPLES, "--weights", "gone.h5"), "gone.h5", "download_weights.py")
 
 
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    return clone_without_weights(tmp_path_factory.mktemp("without weights") / "clone")
+
+
+@pytest.mark.parametrize(
+    ("script", "name", "training"),
+    [
+        ("infer_meso4.py", "meso4", "train_meso.py --data dataset/"),
+        (
+            "infer_mesoinception4.py",
+            "mesoinception4",
+            "train_meso.py --data dataset/ --architecture mesoinception4",
+        ),
+        ("infer_vit.py", "vit", "train_vit.py --data dataset/"),
+        ("infer_resnet50.py", "resnet50", "train_resnet50.py --data dataset/"),
+    ],
+)
+def test_a_clone_without_weights(infer, clone, script, name, training):
+    process = infer(SAMPLES, script=clone / script)
+    assert_refused(
+        process,
+        f"{clone / 'weights' / name}: there is no detector here",
+        f"`python {training}`",
+        f"`python download_weights.py {name}`",
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "architecture"),
+    [
+        ("infer_vit.py", "vit"),
+        ("infer_vit.py", "vit_small_patch16_224"),
+        ("infer_vit.py", "vit_tiny_patch16_224"),
+        ("infer_resnet50.py", "resnet50"),
+    ],
+)
+def test_a_script_scores_with_each_of_its_architectures(infer, tmp_path, script, architecture):
+    folder = make_detector(tmp_path / "mine", architecture, offset=3, gain=0)
+    arguments = (FACE_SAMPLE, "--weights", folder, "--output", "rows.csv")
+    assert infer(*arguments, script=script).returncode == 0
+    [row] = read_rows(tmp_path / "rows.csv")
+    assert tuple(row) == FIELDS
+    assert (row["model"], row["verdict"]) == ("mine", "fake")
+    assert row["fake_probability"] == pytest.approx(1 / (1 + math.exp(-3)))
+
+
+def test_the_first_architecture_that_is_there_serves_and_is_named(infer, tmp_path):
+    clone = clone_without_weights(tmp_path / "clone")
+    for architecture in ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit"):
+        folder = make_detector(clone / "weights" / architecture, architecture)
+        process = infer(FACE_SAMPLE, "--output", "rows.csv", script=clone / "infer_vit.py")
+        assert process.returncode == 0
+        assert f"Scoring with {folder}." in process.stderr.decode()
+        [row] = read_rows(tmp_path / "rows.csv")
+        assert row["model"] == architecture
+
+
+def test_two_detectors_where_one_can_score(infer):
+    process = infer(SAMPLES, "--weights", DETECTOR, "--weights", DETECTOR)
+    assert_refused(process, str(DETECTOR), "second meso4 detector", "only one")
+
+
 def test_another_h5_file(infer, tmp_path):
     (tmp_path / "mine.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     assert_refused(infer(SAMPLES, "--weights", "mine.h5"), "mine.h5", "none of MesoNet's four")
@@ -208,6 +273,8 @@ def test_a_changed_graph(infer, tmp_path):
 def test_a_detector_of_another_architecture(infer):
     process = infer(SAMPLES, "--weights", DETECTOR, script="infer_mesoinception4.py")
     assert_refused(process, "is a meso4 detector", "mesoinception4")
+    process = infer(SAMPLES, "--weights", DETECTOR, script="infer_vit.py")
+    assert_refused(process, "vit, vit_small_patch16_224 or vit_tiny_patch16_224")
 
 
 @needs_shared
@@ -215,7 +282,7 @@ def test_a_detector_of_another_architecture(infer):
 def test_published_weights_of_another_architecture(infer):
     pytest.importorskip("tensorflow")
     process = infer(SAMPLES, "--weights", SHARED / "mesonet" / "MesoInception_DF.h5")
-    assert_refused(process, "is a mesoinception4 detector")
+    assert_refused(process, "mesoinception4", "scores with meso4")
 
 
 def test_no_photos(infer, tmp_path):
@@ -360,9 +427,10 @@ def test_scoring_imports_no_framework(own_cache):
     code = f"""
 import sys
 from pathlib import Path
-from pipeline.commands import score_photos, scoring_parser
-args = scoring_parser("", {str(DETECTOR)!r}).parse_args([{str(SAMPLES)!r}])
-assert score_photos(args, "meso4") == 0
+from pipeline.commands import Network, score_photos, scoring_parser
+meso4 = Network(("meso4",), training="train_meso.py")
+args = scoring_parser("", meso4).parse_args([{str(SAMPLES)!r}, "--weights", {str(DETECTOR)!r}])
+assert score_photos(args, meso4) == 0
 print(*sorted(set(name.partition(".")[0] for name in sys.modules)), file=sys.stderr)
 """
     process = subprocess.run(
@@ -380,9 +448,10 @@ def test_memory_does_not_grow_with_the_number_of_photos(own_cache, tmp_path):
     Image.effect_noise((128, 128), 50).save(picture)
     code = f"""
 import resource, sys
-from pipeline.commands import score_photos, scoring_parser
-args = scoring_parser("", {str(DETECTOR)!r}).parse_args(sys.argv[1:])
-assert score_photos(args, "meso4") == 0
+from pipeline.commands import Network, score_photos, scoring_parser
+meso4 = Network(("meso4",), training="train_meso.py")
+args = scoring_parser("", meso4).parse_args([*sys.argv[1:], "--weights", {str(DETECTOR)!r}])
+assert score_photos(args, meso4) == 0
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     peaks = []

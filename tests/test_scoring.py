@@ -89,11 +89,11 @@ def test_a_threshold_of_the_users(threshold):
 @pytest.mark.parametrize("face_mode", ["auto", "none"])
 def test_a_score_depends_on_the_picture_alone(face_mode):
     photos = sample_photos()
-    scorer = Scorer(load_detector(DETECTOR), face_mode)
+    scorer = Scorer(load_detector(DETECTOR), face_mode=face_mode)
     alone = [row for photo in photos for row in next(scorer.score([Photo(str(photo))]))]
     expected = {(row.path, row.face): row.fake_probability for row in alone}
     for batch_size, order in [(1, photos), (3, photos[::-1]), (32, photos), (4, photos[3:] * 3)]:
-        scorer = Scorer(load_detector(DETECTOR), face_mode, batch_size=batch_size)
+        scorer = Scorer(load_detector(DETECTOR), face_mode=face_mode, batch_size=batch_size)
         rows = [row for rows in scorer.score(Photo(str(path)) for path in order) for row in rows]
         assert [row.path for row in rows if not row.face] == [str(path) for path in order]
         for row in rows:
@@ -123,7 +123,7 @@ def test_what_cannot_be_read_does_not_stop_the_others(tmp_path):
         Photo("x" * 5000),
         Photo(str(FACE_SAMPLE)),
     ]
-    scorer = Scorer(load_detector(DETECTOR), "none")
+    scorer = Scorer(load_detector(DETECTOR), face_mode="none")
     first, *errors, last = [row for rows in scorer.score(photos) for row in rows]
     assert first == last
     assert first.error is None
@@ -136,7 +136,7 @@ def test_what_cannot_be_read_does_not_stop_the_others(tmp_path):
 
 
 def test_no_photos():
-    assert list(Scorer(load_detector(DETECTOR), "none").score([])) == []
+    assert list(Scorer(load_detector(DETECTOR), face_mode="none").score([])) == []
 
 
 @pytest.mark.parametrize("kind", ["good", "faceless", "broken", "missing"])
@@ -155,7 +155,9 @@ def test_photos_are_read_only_a_little_ahead(tmp_path, kind):
             yield Photo(str(picture), "It is missing." if kind == "missing" else "")
 
     scorer = Scorer(
-        load_detector(DETECTOR), "auto" if kind == "faceless" else "none", batch_size=batch_size
+        load_detector(DETECTOR),
+        face_mode="auto" if kind == "faceless" else "none",
+        batch_size=batch_size,
     )
     ahead = []
     for given, rows in enumerate(scorer.score(photos()), start=1):
@@ -174,7 +176,7 @@ import openvino as ov
 from pipeline.detector import load_detector
 from pipeline.scoring import Scorer
 
-Scorer(load_detector(Path({str(DETECTOR)!r})), "none")
+Scorer(load_detector(Path({str(DETECTOR)!r})), face_mode="none")
 sys.setswitchinterval(1e-6)
 start = threading.Barrier(4)
 

@@ -1,5 +1,6 @@
 """Detector folders made in a moment, whose fake_probability can be worked out by hand."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models import ARCHITECTURES
 from pipeline.detector import GRAPH, describe_input, write_detector
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def make_detector(
@@ -47,6 +50,16 @@ def make_detector(
     }
     with write_detector(folder, description) as new:
         onnx.save(_graph(described.input_size, described.layout, gain, offset), new / GRAPH)
+    return folder
+
+
+def clone_without_weights(folder: Path) -> Path:
+    """A copy of the scripts and their modules in `folder`, as it is before any weights are got."""
+    folder.mkdir()
+    for package in ("pipeline", "models"):
+        shutil.copytree(REPOSITORY / package, folder / package)
+    for script in REPOSITORY.glob("*.py"):
+        shutil.copy(script, folder)
     return folder
 
 
