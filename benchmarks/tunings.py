@@ -1,0 +1,121 @@
+"""Compare what may learn (full, lora, norm, probe) in ViT and ResNet50, after a short schedule.
+
+    python benchmarks/tunings.py --data FACES [--pictures 1000] [--epochs 3] [--init imagenet]
+
+FACES is a dataset as training wants it; `--pictures` of it, both classes alike, are trained on, and
+half as many validate. Every run is a training script of its own. Prints a Markdown table: learning
+parameters, peak memory, pictures a second (validation included), validation AUC; --output keeps it
+as JSON.
+"""
+
+import argparse
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from pipeline.commands import positive_int, run
+from pipeline.dataset import CLASS_NAMES, Sample, load_dataset
+from pipeline.errors import UserError
+from pipeline.files import atomic_write
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NETWORKS = {
+    "vit_tiny_patch16_224": ["train_vit.py", "--architecture", "vit_tiny_patch16_224"],
+    "resnet50": ["train_resnet50.py"],
+}
+TUNINGS = ("full", "lora", "norm", "probe")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="FACES")
+    parser.add_argument("--pictures", type=positive_int, default=1000)
+    parser.add_argument("--epochs", type=positive_int, default=3)
+    parser.add_argument("--init", default="imagenet")
+    parser.add_argument("--output", type=Path, metavar="FILE.json")
+    args = parser.parse_args()
+    results = []
+    print("| network | tuning | parameters that learn | memory | pictures/s | validation AUC |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        table = write_subset(args.data, args.pictures, Path(folder) / "subset.csv")
+        for network, script in NETWORKS.items():
+            for tuning in TUNINGS:
+                options = ["--tuning", tuning, "--epochs", args.epochs, "--init", args.init]
+                result = train(script, table, options, Path(folder) / network / tuning)
+                results.append({"network": network, "tuning": tuning, **result})
+                print(as_row(results[-1]), flush=True)
+    if args.output:
+        with atomic_write(args.output) as file:
+            json.dump({"arguments": vars(args), "results": results}, file, indent=1, default=str)
+
+
+def write_subset(data: Path, pictures: int, path: Path) -> Path:
+    """Write a dataset CSV of `pictures` to train on, evenly spread over those of each class, and of
+    half as many to validate with; its path."""
+    dataset = load_dataset(data)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "split"])
+        for split, samples, count in (
+            ("train", dataset.train, pictures),
+            ("validate", dataset.validate, pictures // 2),
+        ):
+            for label, name in enumerate(CLASS_NAMES):
+                chosen = [sample for sample in samples if sample.label == label]
+                for sample in _spread(chosen, count // 2):
+                    writer.writerow([sample.path.resolve(), name, split])
+    return path
+
+
+def train(script: list[str], table: Path, options: list, output: Path) -> dict:
+    """Run a training; its figures. Raises UserError where it fails."""
+    arguments = [sys.executable, *script, "--data", table, "--output", output, *options]
+    process = subprocess.Popen(
+        [str(argument) for argument in arguments],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise UserError(f"{' '.join(script)}: {said.strip().splitlines()[-1]}")
+    description = json.loads((output / "detector.json").read_text(encoding="utf-8"))
+    training = description["training"]
+    shown = sum(training["images"].values()) * training["epochs_run"]
+    return {
+        "parameters": int(re.search(r": ([\d,]+) of [\d,]+ parameters", said)[1].replace(",", "")),
+        "memory_mb": usage.ru_maxrss / 1024,  # Linux counts in KiB
+        "pictures_per_second": shown / (training["minutes"] * 60),
+        "auc": description["metrics"]["auc"],
+        "auc_95": description["metrics"]["auc_95"],
+    }
+
+
+def as_row(result: dict) -> str:
+    low, high = result["auc_95"]
+    return (
+        f"| {result['network']} | {result['tuning']} | {result['parameters']:,} | "
+        f"{result['memory_mb']:,.0f} MB | {result['pictures_per_second']:.1f} | "
+        f"{result['auc']:.3f} ({low:.3f}–{high:.3f}) |"
+    )
+
+
+def _spread(samples: list[Sample], count: int) -> list[Sample]:
+    count = min(count, len(samples))
+    return [samples[number * len(samples) // count] for number in range(count)]
+
+
+if __name__ == "__main__":
+    run(main)
