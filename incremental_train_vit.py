@@ -20,31 +20,17 @@ merges the old adapter and puts a new one on top.
 Every torch network can be given to --from: ViT, ResNet50, EfficientNet-Lite0.
 """
 
-from pipeline.augmentation import Augmentation
 from pipeline.commands import incremental_arguments, run
+from pipeline.recipes import TORCH
 
 RECIPE = {
+    **TORCH,
     "tuning": None,  # as the detector was trained
     "adapter": "continue",
     "epochs": 5,
-    "batch_size": 16,
-    "gradient_accumulation": 1,
     "learning_rate": 5e-5,
     "layer_decay": 0.75,
-    "weight_decay": 0.05,
     "warmup": 0.1,
-    "ema": 0.998,
-    "dropout": 0.0,
-    "lora_rank": 16,
-    "lora_alpha": 32,
-    "lora_dropout": 0.05,
-    "lora_targets": (),
-    "patience": 3,
-    "target_accuracy": None,
-    "seed": 0,
-    "precision": "auto",
-    "resize_filter": "area",
-    "augmentation": Augmentation(),
 }
 
 

@@ -19,18 +19,16 @@ more, MesoInception4 0.81 in 16. From scratch nothing happens for some epochs.
 
 from pipeline.augmentation import Augmentation
 from pipeline.commands import run, training_arguments
+from pipeline.recipes import KERAS
 
 RECIPE = {
+    **KERAS,
     "init": "none",
     "epochs": 40,
-    "batch_size": 16,
     "learning_rate": 1e-3,
     "patience": 12,
-    "target_accuracy": None,
     "dropout": 0.0,
-    "seed": 0,
     "precision": "fp32",
-    "resize_filter": "area",
     # Lighter than the default: networks of 28,000 parameters learn little from worse pictures.
     "augmentation": Augmentation(
         crop=0.4, rescale=0.1, blur=0.03, noise=0.03, brightness=0.3, jpeg=0.2, webp=0.02

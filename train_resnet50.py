@@ -15,31 +15,10 @@ normalization learns the faces' statistics; they are saved with the weights and 
 To expect on two CPU cores: 8 images a second, 15 where the processor has bfloat16.
 """
 
-from pipeline.augmentation import Augmentation
 from pipeline.commands import run, training_arguments
+from pipeline.recipes import TORCH
 
-RECIPE = {
-    "init": "imagenet",
-    "tuning": "full",
-    "epochs": 10,
-    "batch_size": 32,
-    "gradient_accumulation": 1,
-    "learning_rate": 3e-4,
-    "weight_decay": 0.05,
-    "warmup": 0.05,
-    "ema": 0.998,
-    "dropout": 0.0,
-    "lora_rank": 16,
-    "lora_alpha": 32,
-    "lora_dropout": 0.05,
-    "lora_targets": (),
-    "patience": 3,
-    "target_accuracy": None,
-    "seed": 0,
-    "precision": "auto",
-    "resize_filter": "area",
-    "augmentation": Augmentation(),
-}
+RECIPE = {**TORCH, "epochs": 10, "batch_size": 32, "learning_rate": 3e-4}
 
 
 def main() -> None:

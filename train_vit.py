@@ -17,31 +17,15 @@ average of the weights. To expect on two CPU cores, images a second: ViT-B 1.4 (
 processor has bfloat16), ViT-Ti 19 (33); on one GPU minutes rather than days.
 """
 
-from pipeline.augmentation import Augmentation
 from pipeline.commands import run, training_arguments
+from pipeline.recipes import TORCH
 
 RECIPE = {
-    "init": "imagenet",
-    "tuning": "full",
+    **TORCH,
     "epochs": 8,
-    "batch_size": 16,
     "gradient_accumulation": 2,
     "learning_rate": 2e-4,
     "layer_decay": 0.75,
-    "weight_decay": 0.05,
-    "warmup": 0.05,
-    "ema": 0.998,
-    "dropout": 0.0,
-    "lora_rank": 16,
-    "lora_alpha": 32,
-    "lora_dropout": 0.05,
-    "lora_targets": (),
-    "patience": 3,
-    "target_accuracy": None,
-    "seed": 0,
-    "precision": "auto",
-    "resize_filter": "area",
-    "augmentation": Augmentation(),
 }
 ARCHITECTURES = ("vit", "vit_small_patch16_224", "vit_tiny_patch16_224")
 

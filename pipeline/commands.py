@@ -323,7 +323,11 @@ def _add_training_options(parser: argparse.ArgumentParser, recipes: list[dict]) 
 
     add = parser.add_argument
     for name, setting in _SETTINGS.items():
-        defaults = dict.fromkeys(str(recipe[name]) for recipe in recipes if name in recipe)
+        defaults = dict.fromkeys(
+            "none" if recipe[name] in (None, ()) else str(recipe[name])
+            for recipe in recipes
+            if name in recipe
+        )
         if defaults:
             text = f"{setting.get('help', '')} (default: {' or '.join(defaults)})".strip()
             add(f"--{name.replace('_', '-')}", **setting | {"help": text.replace("%", "%%")})
@@ -419,7 +423,7 @@ _SETTINGS: dict[str, dict] = {
     "lora_targets": {
         "type": lambda names: tuple(names.split(",")),
         "metavar": "NAME,…",
-        "help": "ends of the names of the layers to adapt",
+        "help": "ends of the names of the layers to adapt; none: those of the network's own choice",
     },
     "adapter": {
         "choices": ("continue", "new"),
