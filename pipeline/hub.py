@@ -13,6 +13,7 @@ from huggingface_hub.errors import (
 from pipeline.errors import UserError
 
 HUB = "hf-hub:"
+_TIMEOUT_SECONDS = 20
 # What a detector or a classifier may consist of; never a pickle.
 _WANTED = ["*.json", "*.jsonl", "*.safetensors", "*.onnx", "*.weights.h5", "*.md", "*.png"]
 
@@ -25,7 +26,8 @@ def download(name: str, option: str) -> Path:
     """
     address = f"https://huggingface.co/{name}"
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED, etag_timeout=20))
+        reachable = _is_reachable(name)
+        return Path(snapshot_download(name, allow_patterns=_WANTED, local_files_only=not reachable))
     except RepositoryNotFoundError:
         raise UserError(f"{option}: {address} is not there, or not for everybody.") from None
     except HFValidationError:
@@ -67,3 +69,17 @@ def push(folder: Path, name: str) -> str:
             "here, so nothing has to be trained again."
         ) from None
     return address
+
+
+def _is_reachable(name: str) -> bool:
+    """Whether the hub answers in time; where it is silent, snapshot_download would wait for ever.
+
+    Raises RepositoryNotFoundError and HFValidationError.
+    """
+    try:
+        HfApi().model_info(name, timeout=_TIMEOUT_SECONDS)
+    except (RepositoryNotFoundError, HFValidationError):
+        raise
+    except Exception:  # of an HTTP library that is another one in other versions of the hub's
+        return False
+    return True

@@ -14,6 +14,7 @@ convert a value (PerReplica…)"), and past that where it adds up the metrics of
 import contextlib
 import importlib.util
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -51,6 +52,8 @@ def choose(device: str = "auto") -> None:
             "KERAS_BACKEND unset, or start one process for all GPUs of this machine."
         )
     os.environ["KERAS_BACKEND"] = backend
+    if backend == "tensorflow":
+        _tensorflow()  # before Keras imports it, and lets it talk
 
 
 def use(device: str = "auto") -> str:
@@ -94,6 +97,17 @@ def make_deterministic() -> None:
         import torch
 
         torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def seed(number: int) -> None:
+    """Start anew the sources from which Keras draws the seeds of its layers and torch dropout."""
+    # keras.utils.set_random_seed would import TensorFlow on any backend, for a source of its own
+    # that Keras never uses.
+    random.seed(number)
+    if _backend() == "torch":
+        import torch
+
+        torch.manual_seed(number)
 
 
 def compute_exactly() -> None:

@@ -1,8 +1,9 @@
 """Train a Keras network with `fit`: stages, callbacks, and a state that survives kill -9.
 
-Every batch is a function of the seed and its number alone, and everything else that training
-depends on is in the state folder that each epoch leaves behind. So a run that was killed and
-resumed ends with the same weights, bit for bit, as one that nobody touched.
+Every batch is a function of the seed and its number alone, what dropout draws one of the seed and
+the epoch, and everything else that training depends on is in the state folder that each epoch
+leaves behind. So a run that was killed and resumed ends with the same weights, bit for bit, as one
+that nobody touched.
 
 Where several processes train together, the first alone reads and writes files and speaks.
 """
@@ -121,7 +122,7 @@ def fit(
     resume: bool,
 ) -> keras.Model:
     """As `train`, on batches that are there already; returns the Keras network, in 32 bits."""
-    keras.utils.set_random_seed(recipe.seed)
+    keras_backend.seed(recipe.seed)
     keras_backend.make_deterministic()
     with keras_backend.scope(), _precision(recipe.precision):
         model = architecture.build(dropout=recipe.dropout)
@@ -265,7 +266,6 @@ class TrainingState(keras.callbacks.Callback):
         self._recipe = recipe
         self._history: list[dict] = []
         self._early: dict = {}
-        self._random_states: list = []
         self.finished = False
         self._board = SummaryWriter(str(run / "tensorboard")) if keras_backend.rank() == 0 else None
 
@@ -279,7 +279,6 @@ class TrainingState(keras.callbacks.Callback):
         if state is None:  # killed before its first epoch was over
             return 0
         self._history, self._early = state["history"], state["early_stopping"]
-        self._random_states = state["random_states"]
         self.finished = state["finished"]
         if keras_backend.rank() == 0:
             self._write_history()  # killed just before, it would lack the last epoch
@@ -292,15 +291,17 @@ class TrainingState(keras.callbacks.Callback):
             model.optimizer.build(model.trainable_variables)
         if keras_backend.rank() == 0:
             model.load_weights(self._folder / "last.weights.h5")
-            for variable, value in zip(_random_states(model), self._random_states, strict=True):
-                variable.assign(value)
 
     def on_train_begin(self, logs=None):
         for name, value in self._early.items():  # EarlyStopping has just reset itself
             setattr(self._early_stopping, name, value)
 
     def on_epoch_begin(self, epoch: int, logs=None):
-        self._epoch_start = time.perf_counter()
+        self._epoch, self._epoch_start = epoch, time.perf_counter()
+
+    def on_train_batch_begin(self, batch: int, logs=None):
+        if batch == 0:  # not earlier: what loads the batches may draw, too, before the first
+            self._seed_dropout()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None):
         logs = {name: float(value) for name, value in logs.items()}
@@ -326,6 +327,15 @@ class TrainingState(keras.callbacks.Callback):
             if self.finished:
                 self._board.close()  # its own thread writes, for which the end does not wait
 
+    def _seed_dropout(self):
+        # It draws from these variables, but on torch for the most part from torch's own source.
+        layers = [layer for layer in self.model.layers if hasattr(layer, "seed_generator")]
+        source = np.random.SeedSequence((self._recipe.seed, self._epoch, keras_backend.rank()))
+        first, *others = (int(drawn) >> 2 for drawn in source.generate_state(1 + len(layers)))
+        keras_backend.seed(first)
+        for layer, drawn in zip(layers, others, strict=True):
+            layer.seed_generator.state.assign([drawn, 0])
+
     def _read(self) -> dict | None:
         recover_folder(self._folder)
         for unfinished in self._run.glob(".state.*"):
@@ -342,10 +352,6 @@ class TrainingState(keras.callbacks.Callback):
         state = {
             "history": self._history,
             "early_stopping": self._early,
-            "random_states": [
-                keras.ops.convert_to_numpy(variable).tolist()
-                for variable in _random_states(self.model)
-            ],
             "finished": self.finished,
         }
         (new / "state.json").write_text(json.dumps(state))
@@ -355,13 +361,6 @@ class TrainingState(keras.callbacks.Callback):
     def _write_history(self):
         with atomic_write(self._run / "history.jsonl") as file:
             file.writelines(json.dumps(line) + "\n" for line in self._history)
-
-
-def _random_states(model: keras.Model) -> list[keras.Variable]:
-    """The variables from which dropout draws; Keras leaves them out of its weights files."""
-    return [
-        layer.seed_generator.state for layer in model.layers if hasattr(layer, "seed_generator")
-    ]
 
 
 class ProgressBar(keras.callbacks.Callback):
@@ -430,6 +429,8 @@ def starting_point(init: str, architecture: Architecture) -> StartingPoint:
     """
     if init == "none":
         return StartingPoint("scratch", None)
+    if keras_backend.rank() > 0:
+        return StartingPoint(init, lambda model: None)  # `fit` gives it the first one's weights
     if init == "imagenet":
         return _imagenet(architecture)
     path = Path(init)

@@ -8,6 +8,7 @@ Several GPUs or machines: start the script with torchrun or `accelerate launch`;
 its part of every step.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from tensorboardX import SummaryWriter
 from torch import nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -34,17 +35,19 @@ from models import Architecture, PixelScaling
 from pipeline import dataset as data
 from pipeline.batches import Batches
 from pipeline.errors import UserError
-from pipeline.files import atomic_write, quiet_stderr
+from pipeline.files import atomic_write, quiet_stderr, sync_files
 from pipeline.finishing import Trained
 from pipeline.metrics import auc
 from pipeline.torch_weights import WEIGHTS, starting_point  # noqa: F401 - part of the engine
 from pipeline.training import Recipe as CommonRecipe
-from pipeline.training import StartingPoint
+from pipeline.training import StartingPoint, is_first_process
 from pipeline.tuning import Tuning, keep_statistics, parameter_groups, plain, save_adapter, tune
 
 SECONDS_BETWEEN_CHECKPOINTS = 600  # within an epoch; there is one at each epoch's end, too
 
 _COMPLETE = "complete.json"  # the last file of a checkpoint
+_AVERAGE = "average.safetensors"  # in a checkpoint
+_BEST = "best.safetensors"
 _device = "auto"
 
 
@@ -86,7 +89,7 @@ def device_in_words() -> str:
     several = f"{devices()} × " if devices() > 1 else ""
     if _uses_cuda():
         return f"{several}GPU ({torch.cuda.get_device_name()})"
-    if _device != "cpu" and torch.backends.mps.is_available():
+    if _uses_mps():
         return "Apple GPU"
     return f"{several}CPU ({os.cpu_count()} cores)"
 
@@ -136,10 +139,11 @@ def train(
     checkpoint = trainer.progress.find_checkpoint() if resume else None
     _say_what_learns(classifier, recipe)
     if not trainer.progress.finished:
-        with warnings.catch_warnings(action="ignore"):
+        quiet = warnings.catch_warnings(action="ignore")
+        with quiet, contextlib.closing(trainer.progress):
             trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
-        classifier.load_state_dict(load_file(run / "best.safetensors"))
+        classifier.load_state_dict(load_file(run / _BEST))
     return _finished(classifier.cpu().network, architecture)
 
 
@@ -183,24 +187,22 @@ class _Pictures(Dataset):
 
 
 class _Order(Sampler):
-    """(epoch, index) of the training pictures in the order of the epoch, shared by all processes;
+    """(epoch, index) of the training pictures in the order of the `epoch`, shared by all processes;
     accelerate hands every process its own batches of it."""
 
     def __init__(self, batches: Batches, accumulation: int):
-        self._batches, self._epoch = batches, 0
+        # Not by set_epoch(), which accelerate does not call through all that it wraps around this.
+        self._batches, self.epoch = batches, 0
         step = batches.batch_size * devices() * accumulation
         whole = len(batches.train) // step * step  # no step of an epoch is smaller than the others
         self._length = whole or len(batches.train)
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        for index in self._batches.order(self._epoch)[: self._length].tolist():
-            yield self._epoch, index
+        for index in self._batches.order(self.epoch)[: self._length].tolist():
+            yield self.epoch, index
 
 
 class _Trainer(Trainer):
@@ -212,7 +214,8 @@ class _Trainer(Trainer):
         scaling: PixelScaling,
         run: Path,
     ):
-        self._recipe, self._batches, self._scaling = recipe, batches, scaling
+        self._recipe, self._batches = recipe, batches
+        self.order = _Order(batches, recipe.gradient_accumulation)
         self.progress = _Progress(self, recipe, run)
         deterministic = _uses_cuda()  # on a CPU all that is used here is deterministic anyway
         if deterministic:
@@ -231,7 +234,7 @@ class _Trainer(Trainer):
                 warmup_steps=recipe.warmup,  # below 1 it is a share of all steps
                 seed=recipe.seed,
                 bf16=uses_bf16(recipe.precision),
-                use_cpu=_device == "cpu",
+                use_cpu=not _uses_cuda() and not _uses_mps(),  # or processes would not join
                 eval_strategy="epoch",
                 save_strategy="epoch",
                 logging_strategy="epoch",
@@ -242,6 +245,7 @@ class _Trainer(Trainer):
                 disable_tqdm=True,
                 report_to="none",
                 dataloader_pin_memory=deterministic,
+                ddp_find_unused_parameters=False,
             ),
             train_dataset=_Pictures(batches, scaling, training=True),
             eval_dataset=_Pictures(batches, scaling, training=False),
@@ -252,11 +256,10 @@ class _Trainer(Trainer):
         self.remove_callback(transformers.PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader:
-        order = _Order(self._batches, self._recipe.gradient_accumulation)
         loader = DataLoader(
             self.train_dataset,
             batch_size=self._batches.batch_size,
-            sampler=order,
+            sampler=self.order,
             drop_last=True,
             collate_fn=self.data_collator,
         )
@@ -277,6 +280,9 @@ class _Trainer(Trainer):
 
     def evaluate(self, *arguments, **named) -> dict:
         with self.progress.averaged_weights():
+            if devices() > 1:  # each process has seen other pictures since the last forward pass
+                for statistic in self.model.buffers():
+                    torch.distributed.broadcast(statistic, src=0)
             return super().evaluate(*arguments, **named)
 
 
@@ -287,7 +293,7 @@ class _Progress(TrainerCallback):
     def __init__(self, trainer: Trainer, recipe: Recipe, run: Path):
         self._trainer, self._recipe, self._run = trainer, recipe, run
         self._history: list[dict] = []
-        self._average: AveragedModel | None = None
+        self._average: _Average | None = None
         self._checkpoint: Path | None = None
         self._logs: dict = {}
         self._board = self._bar = None
@@ -305,58 +311,66 @@ class _Progress(TrainerCallback):
         return over or reached or waited >= self._recipe.patience
 
     def find_checkpoint(self) -> str | None:
-        """The newest whole checkpoint of this run, and its history; others are removed."""
-        whole = []
-        for folder in self._run.glob("checkpoint-*"):
-            if (folder / _COMPLETE).exists():
-                whole.append((int(folder.name.rpartition("-")[2]), folder))
-            elif self._is_first:
-                shutil.rmtree(folder, ignore_errors=True)
-        if not whole:
+        """The newest whole checkpoint of this run, with its history; the others are removed."""
+        folders = list(self._run.glob("checkpoint-*"))
+        whole = [folder for folder in folders if (folder / _COMPLETE).exists()]
+        newest = max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+        if is_first_process():
+            for folder in folders:
+                if folder != newest:
+                    shutil.rmtree(folder, ignore_errors=True)
+        if newest is None:
             return None
-        self._checkpoint = max(whole)[1]
-        self._history = json.loads((self._checkpoint / _COMPLETE).read_text())["history"]
+        self._checkpoint = newest
+        self._history = self._noted()["history"]
         self._write_history()
-        return str(self._checkpoint)
+        return str(newest)
 
-    def averaged_weights(self):
-        return _swapped(self._trainer.model, self._average)
+    def close(self) -> None:
+        """End the line of the progress bar, wherever it is."""
+        if self._bar:
+            self._bar.close()
+
+    def averaged_weights(self) -> contextlib.AbstractContextManager:
+        return self._average.in_use() if self._average else contextlib.nullcontext()
 
     def on_train_begin(self, args, state, control, **named):
         if self._recipe.ema:
-            self._average = AveragedModel(
-                self._trainer.model, multi_avg_fn=get_ema_multi_avg_fn(self._recipe.ema)
-            )
-            if self._checkpoint:
-                self._average.load_state_dict(load_file(self._checkpoint / "average.safetensors"))
-        if self._is_first:
+            self._average = _Average(self._trainer.model, self._recipe.ema)
+        if self._checkpoint:
+            if self._average:
+                self._average.load(self._checkpoint / _AVERAGE)
+            # Trainer starts the mean loss of an epoch anew.
+            self._trainer._tr_loss += self._noted()["losses"][args.process_index]
+            self._trainer._globalstep_last_logged = self._noted()["loss_from_step"]
+        if is_first_process():
             self._board = SummaryWriter(str(self._run / "tensorboard"))
         self._saved = time.monotonic()
 
     def on_epoch_begin(self, args, state, control, **named):
         self._start = time.perf_counter()
-        if self._is_first:
-            epoch = len(self._history) + 1
-            per_step = args.per_device_train_batch_size * devices()
-            per_step *= args.gradient_accumulation_steps
-            steps = state.max_steps // int(args.num_train_epochs)
+        self._steps = state.max_steps // self._recipe.epochs
+        self._trainer.order.epoch = len(self._history)
+        if is_first_process():
+            self._per_step = args.per_device_train_batch_size * devices()
+            self._per_step *= args.gradient_accumulation_steps
             self._bar = tqdm(
-                total=steps * per_step,
-                initial=state.global_step % steps * per_step,
-                desc=f"epoch {epoch}/{self._recipe.epochs}",
+                total=self._steps * self._per_step,
+                initial=state.global_step % self._steps * self._per_step,
+                desc=f"epoch {len(self._history) + 1}/{self._recipe.epochs}",
                 unit=" images",
                 file=sys.stderr,
             )
-            self._per_step = per_step
 
     def on_step_end(self, args, state, control, **named):
         if self._average:
-            self._average.update_parameters(self._trainer.model)
+            self._average.update(state.global_step)
         if self._bar:
             self._bar.update(self._per_step)
             done = state.global_step - self._trainer._globalstep_last_logged
-            if state.global_step % 10 == 0 and done:
+            if state.global_step % 10 == 0:
                 loss = float(self._trainer._tr_loss) / done
+                _require_numbers(loss)
                 last = self._history[-1]["val_auc"] if self._history else float("nan")
                 self._bar.set_postfix(loss=f"{loss:.3f}", auc=f"{last:.3f}")
         if self._time_to_save(state.global_step, args.device):
@@ -368,21 +382,16 @@ class _Progress(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics=None, **named):
         line = {
             "epoch": len(self._history) + 1,
-            "loss": self._logs.get("loss", float("nan")),
+            "loss": self._logs["loss"],
             **{f"val_{name}": metrics[f"eval_{name}"] for name in ("loss", "auc", "accuracy")},
             "seconds": round(time.perf_counter() - self._start, 1),
             "learning_rate": max(group["lr"] for group in self._trainer.optimizer.param_groups),
         }
-        if not np.isfinite(line["val_loss"]):
-            raise UserError(
-                f"epoch {line['epoch']}: the loss is no longer a number; try a lower "
-                "--learning-rate, or --precision fp32"
-            )
         best = max((earlier["val_auc"] for earlier in self._history), default=-1)
         self._history.append(line)
         if line["val_auc"] > best:
             self._keep_best()
-        if self._is_first:
+        if is_first_process():
             for name, value in line.items():
                 self._board.add_scalar(name, value, line["epoch"])
             self._board.flush()
@@ -393,61 +402,95 @@ class _Progress(TrainerCallback):
 
     def on_save(self, args, state, control, **named):
         self._saved = time.monotonic()
-        if not self._is_first:
+        # Waits for all processes, each of which has written its random state by now.
+        losses = self._trainer.accelerator.gather(self._trainer._tr_loss.reshape(1)).tolist()
+        if not is_first_process():
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if self._average:
-            save_file(_owned(self._average.state_dict()), folder / "average.safetensors")
+            self._average.save(folder / _AVERAGE)
+        sync_files(folder.iterdir())
         with atomic_write(folder / _COMPLETE) as file:
-            json.dump({"history": self._history}, file)
+            noted = {"history": self._history, "losses": losses}
+            noted["loss_from_step"] = self._trainer._globalstep_last_logged
+            json.dump(noted, file)
         self._write_history()
+
+    def _noted(self) -> dict:
+        return json.loads((self._checkpoint / _COMPLETE).read_text(encoding="utf-8"))
 
     def _time_to_save(self, step: int, device: torch.device) -> bool:
         late = time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
+        if step % self._steps == 0:  # the epoch's end is near: after its validation
+            return False
         if devices() == 1 or step % 20:
             return late and devices() == 1
         decision = torch.tensor(late, device=device)  # all processes save together
         torch.distributed.broadcast(decision, src=0)
         return bool(decision)
 
-    @property
-    def _is_first(self) -> bool:
-        return int(os.environ.get("RANK", 0)) == 0
-
     def _keep_best(self) -> None:
         # Called between evaluation and its end, when the weights are those that were evaluated.
         state = self._trainer.accelerator.get_state_dict(self._trainer.model_wrapped)
-        if self._is_first:
-            new = self._run / ".best.safetensors"
+        if is_first_process():
+            new = self._run / f".{_BEST}"
             save_file(_owned(state), new)
-            os.replace(new, self._run / "best.safetensors")
+            sync_files([new])
+            os.replace(new, self._run / _BEST)
 
     def _write_history(self) -> None:
-        if self._is_first:
+        if is_first_process():
             with atomic_write(self._run / "history.jsonl") as file:
                 file.writelines(json.dumps(line) + "\n" for line in self._history)
 
 
-class _swapped:
-    """Within the block, a model has the averaged weights; after it, its own again."""
+class _Average:
+    """The moving average of what training changes in a network: the parameters that learn, and the
+    statistics of batch normalization (as in torchvision's references).
 
-    def __init__(self, model: nn.Module, average: AveragedModel | None):
-        self._pairs = []
-        if average is not None:
-            self._pairs = list(zip(model.parameters(), average.module.parameters(), strict=True))
+    After n steps the decay is at most (1 + n) / (10 + n), as in TensorFlow's
+    tf.train.ExponentialMovingAverage; otherwise a training of a hundred steps would end with little
+    but the weights that it started from.
+    """
 
-    def __enter__(self) -> None:
+    def __init__(self, network: nn.Module, decay: float):
+        self._decay = decay
+        self._own = {
+            name: value for name, value in network.named_parameters() if value.requires_grad
+        }
+        self._own |= {
+            name: value for name, value in network.named_buffers() if value.is_floating_point()
+        }
+        self._averaged = {name: value.detach().clone() for name, value in self._own.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights of a step, counted from 1."""
+        average = get_ema_multi_avg_fn(min(self._decay, (1 + step) / (10 + step)))
+        average(list(self._averaged.values()), list(self._own.values()), None)
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Within the block, the network has the averaged weights; after it, its own again."""
         self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
 
-    def __exit__(self, *error: object) -> None:
-        self._swap()
+    def save(self, path: Path) -> None:
+        save_file(_owned(self._averaged), path)
+
+    def load(self, path: Path) -> None:
+        for name, value in load_file(path).items():
+            self._averaged[name].copy_(value)
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for own, averaged in self._pairs:
+        for name, own in self._own.items():
             kept = own.clone()
-            own.copy_(averaged)
-            averaged.copy_(kept)
+            own.copy_(self._averaged[name])
+            self._averaged[name].copy_(kept)
 
 
 def uses_bf16(precision: str) -> bool:
@@ -498,7 +541,16 @@ def _finished(tuned: nn.Module, architecture: Architecture) -> Trained:
 
 def _figures(prediction: transformers.EvalPrediction) -> dict[str, float]:
     logits, labels = prediction.predictions[:, 0], prediction.label_ids[:, 0]
+    _require_numbers(logits)
     return {"auc": auc(labels, logits), "accuracy": float(np.mean((logits > 0) == labels))}
+
+
+def _require_numbers(values: np.ndarray | float) -> None:
+    if not np.isfinite(values).all():
+        raise UserError(
+            "The network's outputs are no longer numbers: start anew with a lower --learning-rate, "
+            "or with --precision fp32."
+        )
 
 
 def _owned(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -507,10 +559,14 @@ def _owned(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _say_what_learns(classifier: Classifier, recipe: Recipe) -> None:
-    sizes = [(value.numel(), value.requires_grad) for value in classifier.parameters()]
-    learning = sum(size for size, learns in sizes if learns)
-    total = sum(size for size, _ in sizes)
-    if int(os.environ.get("RANK", 0)) == 0:
+    if is_first_process():
+        sizes = [
+            (value.numel(), value.requires_grad)
+            for name, value in classifier.named_parameters()
+            if ".original_module." not in name  # peft learns a copy instead
+        ]
+        learning = sum(size for size, learns in sizes if learns)
+        total = sum(size for size, _ in sizes)
         precision = "bf16" if uses_bf16(recipe.precision) else "fp32"
         print(
             f"Tuning {recipe.tuning}: {learning:,} of {total:,} parameters learn "
@@ -521,3 +577,7 @@ def _say_what_learns(classifier: Classifier, recipe: Recipe) -> None:
 
 def _uses_cuda() -> bool:
     return _device != "cpu" and torch.cuda.is_available()
+
+
+def _uses_mps() -> bool:
+    return _device != "cpu" and not _uses_cuda() and torch.backends.mps.is_available()

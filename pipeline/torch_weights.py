@@ -17,7 +17,7 @@ from models import Architecture
 from pipeline.detector import check_folder
 from pipeline.errors import UserError
 from pipeline.hub import HUB, download
-from pipeline.training import StartingPoint
+from pipeline.training import StartingPoint, is_first_process
 from pipeline.tuning import ADAPTER
 
 WEIGHTS = "model.safetensors"
@@ -91,8 +91,8 @@ def _from_transformers(weights: dict, path: Path) -> dict[str, torch.Tensor]:
 
     try:
         weights = from_transformers(weights)
-    except KeyError as error:
-        raise UserError(f"--init {path}: {error.args[0]} does not fit a ViT.") from None
+    except (KeyError, ValueError) as error:
+        raise UserError(f"--init {path}: this is no ViT classifier ({error.args[0]}).") from None
     fake = fake_output(path / "config.json")
     if fake is not None and len(weights["head.weight"]) == 2:
         weights = one_logit(weights, fake)
@@ -120,7 +120,8 @@ def _fitting(weights: dict, architecture: Architecture, init: str) -> dict[str, 
             "missing, unknown or of another shape)."
         )
     if missing & head:
-        print(f"--init {init}: its head is another one; a new one is trained.", file=sys.stderr)
+        if is_first_process():
+            print(f"--init {init}: its head is another one; a new one is trained.", file=sys.stderr)
         fitting = {name: value for name, value in fitting.items() if name not in head}
     return fitting
 

@@ -45,7 +45,7 @@ def tune(
     """Make `network` ready to be trained as `tuning` says; what is returned wraps or is it.
 
     `adapter` is a folder to go on from, of which `network` has the merged weights; None: a new one.
-    Raises UserError where no layer has a target's name.
+    Raises UserError where no layer that LoRA can adapt has a target's name.
     """
     module = _module(architecture)
     if tuning.kind == "lora":
@@ -90,14 +90,18 @@ def keep_statistics(tuned: nn.Module, kind: str) -> None:
 def parameter_groups(
     tuned: nn.Module, weight_decay: float, learning_rate: float, layer_decay: float | None
 ) -> list[dict]:
-    """The learning parameters for an optimizer: no weight decay on biases and normalization.
+    """The learning parameters for an optimizer: no weight decay on biases, normalization, and what
+    the network says (a ViT's position embedding).
 
     With `layer_decay` below 1, each layer further from the head learns that much slower (Clark et
     al., "ELECTRA", ICLR 2020; as in BEiT and MAE).
     """
+    kept = tuned.no_weight_decay() if hasattr(tuned, "no_weight_decay") else ()
     if layer_decay is None or isinstance(tuned, PeftModel):
-        return timm.optim.param_groups_weight_decay(tuned, weight_decay)
-    groups = timm.optim.param_groups_layer_decay(tuned, weight_decay, layer_decay=layer_decay)
+        return timm.optim.param_groups_weight_decay(tuned, weight_decay, no_weight_decay_list=kept)
+    groups = timm.optim.param_groups_layer_decay(
+        tuned, weight_decay, no_weight_decay_list=kept, layer_decay=layer_decay
+    )
     for group in groups:
         group["lr"] = learning_rate * group.pop("lr_scale")
     return groups
@@ -109,6 +113,7 @@ def _with_lora(
     module = _module(architecture)
     if hasattr(module, "split_attention"):
         module.split_attention(network)
+    adaptable = _ends_of_names(network, module.HEAD)
     if adapter:
         config = LoraConfig.from_pretrained(adapter)
         config.inference_mode = False
@@ -122,20 +127,36 @@ def _with_lora(
         )
     try:
         tuned = get_peft_model(network, config)
-    except ValueError as error:  # no layer, or one of a kind that LoRA cannot adapt
-        raise UserError(f"--lora-targets: {str(error).splitlines()[0]}") from None
+    except ValueError:  # no layer, or one of another kind
+        raise UserError(
+            f"--lora-targets {','.join(tuning.targets)}: {architecture.name} has no such layers "
+            f"for LoRA: their names end in {', '.join(adaptable)}."
+        ) from None
     if adapter:
         _take_apart(tuned, adapter)
     return tuned
 
 
+def _ends_of_names(network: nn.Module, head: tuple[str, ...]) -> list[str]:
+    """Of the layers that LoRA can adapt, apart from the head."""
+    names = [
+        name
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and name not in head
+    ]
+    ends = {name.rpartition(".")[2] for name in names}
+    return sorted(end for end in ends if not end.isdigit())
+
+
 def _take_apart(tuned: PeftModel, adapter: Path) -> None:
     """Load an adapter and subtract it from the layers, which it had been merged into."""
-    found = set_peft_model_state_dict(tuned, load_file(adapter / "adapter_model.safetensors"))
-    if found.unexpected_keys:
-        raise UserError(
-            f"{adapter}: it is of another network ({found.unexpected_keys[0]} is unknown here)."
-        )
+    weights = load_file(adapter / "adapter_model.safetensors")
+    try:
+        unknown = set_peft_model_state_dict(tuned, weights).unexpected_keys
+    except (KeyError, RuntimeError):  # something is missing, or of another shape
+        unknown = [adapter]
+    if unknown:
+        raise UserError(f"{adapter}: this adapter is of another network.")
     with torch.no_grad():
         for layer in tuned.modules():
             if isinstance(layer, LoraLayer):

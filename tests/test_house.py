@@ -13,8 +13,39 @@ MODULES = sorted((REPOSITORY / "models").glob("*.py")) + sorted(
     (REPOSITORY / "pipeline").glob("*.py")
 )
 # pipeline modules that train, audit or draw; scoring a photo needs none of them
-TRAINING_ONLY = {"audit", "finishing", "keras_training", "metrics", "published", "report"}
-HEAVY = {"tensorflow", "keras", "torch", "sklearn", "scipy", "matplotlib", "pyarrow", "imagehash"}
+TRAINING_ONLY = {
+    "audit",
+    "batches",
+    "finishing",
+    "hub",
+    "hugging_face",
+    "incremental",
+    "keras_backend",
+    "keras_training",
+    "metrics",
+    "published",
+    "report",
+    "torch_training",
+    "torch_weights",
+    "training",
+    "tuning",
+}
+HEAVY = {
+    "huggingface_hub",
+    "imagehash",
+    "keras",
+    "matplotlib",
+    "peft",
+    "pyarrow",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "tensorboardX",
+    "tensorflow",
+    "timm",
+    "torch",
+    "transformers",
+}
 
 
 def imported(path: Path, top_level_only: bool = False) -> set[str]:

@@ -284,6 +284,7 @@ def test_the_result_is_said_in_one_line(reference):
     assert reference.stdout.startswith(f"{reference.output}: validation AUC 0.")
     assert "Traceback" not in reference.stderr
     assert "Warning:" not in reference.stderr
+    assert "oneDNN" not in reference.stderr and "InitializeLog" not in reference.stderr
 
 
 def test_the_detector_scores_from_the_command_line(reference, infer, tmp_path):

@@ -1,0 +1,338 @@
+"""Xception and EfficientNetB0: the right pixels go in, and two stages train what they should."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from pipeline.keras_training import keras
+from tests.tiny_dataset import make_dataset, portrait
+from tests.tiny_network import ARCHITECTURE as TINY
+from tests.tiny_network import given_weights, train
+
+from keras.src.legacy.saving import legacy_h5_format  # isort: skip
+from models import ARCHITECTURES, AS_THEY_ARE, MINUS_ONE_TO_ONE, ZERO_TO_ONE  # isort: skip
+from models.xception import HEAD  # isort: skip
+from pipeline import keras_training  # isort: skip
+from pipeline.detector import load_detector  # isort: skip
+from pipeline.errors import UserError  # isort: skip
+from pipeline.images import resize  # isort: skip
+from pipeline.runs import read_history  # isort: skip
+from pipeline.runtime import Runtime  # isort: skip
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+BACKBONES = {
+    "xception": keras.applications.Xception,
+    "efficientnet_b0": keras.applications.EfficientNetB0,
+}
+PREPROCESS = {
+    "xception": keras.applications.xception.preprocess_input,
+    "efficientnet_b0": keras.applications.efficientnet.preprocess_input,
+}
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.fixture(scope="module")
+def faces() -> np.ndarray:
+    """(2, 256, 256, 3) uint8."""
+    random = np.random.default_rng(0)
+    return np.stack([resize(portrait(random), 256, "area") for _ in range(2)])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("faces"), train=24, validate=16)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory, faces) -> dict[str, Path]:
+    """Files as keras.applications downloads them, with weights of our own: name → path."""
+    files = {}
+    for name, build in BACKBONES.items():
+        keras.utils.set_random_seed(0)
+        backbone = build(weights=None, include_top=False, input_shape=(256, 256, 3))
+        for layer in backbone.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.momentum = 0.0  # after one step its statistics are those of these faces
+            if isinstance(layer, keras.layers.Normalization):
+                # In the published file the variance holds the standard deviation: its root divides
+                # here, and once more in a layer that only the published network has.
+                layer.load_own_variables({"0": MEAN, "1": STD, "2": 0})
+        backbone(PREPROCESS[name](faces.astype(np.float32)), training=True)
+        files[name] = tmp_path_factory.mktemp("published") / f"{name}_notop.h5"
+        with h5py.File(files[name], "w") as file:
+            legacy_h5_format.save_weights_to_hdf5_group(file, backbone)
+    return files
+
+
+@pytest.fixture
+def imagenet(published, monkeypatch):
+    """keras.applications' own network with its published weights, as if they had been downloaded:
+    a function of the name."""
+
+    def imagenet(name: str) -> keras.Model:
+        monkeypatch.setattr(
+            keras.src.utils.file_utils, "get_file", lambda *_, **__: str(published[name])
+        )
+        return BACKBONES[name](weights="imagenet", include_top=False, input_shape=(256, 256, 3))
+
+    return imagenet
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"), [("xception", 20_861_480), ("efficientnet_b0", 4_049_571)]
+)
+def test_the_backbone_and_its_head(name, backbone):
+    model = ARCHITECTURES[name].build()
+    width = model.get_layer("head_pool").output.shape[-1]
+    assert model.count_params() == backbone + (width + 1) * 128 + 129
+    assert model.input_shape == (None, 256, 256, 3)
+    assert model.output_shape == (None, 1)
+    pool, dense, dropout, logit = model.layers[-4:]
+    assert tuple(layer.name for layer in model.layers[-4:]) == HEAD
+    assert isinstance(pool, keras.layers.GlobalAveragePooling2D)
+    assert (dense.units, dense.activation) == (128, keras.activations.relu)
+    assert dropout.rate == 0.5
+    assert (logit.units, logit.activation) == (1, keras.activations.linear)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_network_sees_what_keras_own_sees(name, imagenet, faces):
+    """Our scaling and network against keras.applications' preprocessing and ImageNet network."""
+    architecture = ARCHITECTURES[name]
+    theirs = imagenet(name)
+    model = architecture.build()
+    start = keras_training.starting_point("imagenet", architecture)
+    assert start.label == "ImageNet"
+    start.load(model)
+
+    expected = theirs(PREPROCESS[name](faces.astype(np.float32)), training=False)
+    inside = keras.Model(model.input, model.get_layer("head_pool").input)
+
+    def deviation(scaling) -> float:
+        """Of the backbone's output, in its own standard deviations."""
+        found = inside(scaling(faces), training=False)
+        return float(np.abs(found - expected).max() / np.std(expected))
+
+    assert deviation(architecture.scaling) < 0.01
+    for wrong in {AS_THEY_ARE, ZERO_TO_ONE, MINUS_ONE_TO_ONE} - {architecture.scaling}:
+        assert deviation(wrong) > 0.1
+
+
+def test_efficientnet_brings_pixels_to_imagenets_scale_with_any_start(imagenet, faces):
+    architecture = ARCHITECTURES["efficientnet_b0"]
+    expected = (faces / np.float32(255) - MEAN) / STD
+    from_scratch, from_imagenet = architecture.build(), architecture.build()
+    imagenet("efficientnet_b0")
+    keras_training.starting_point("imagenet", architecture).load(from_imagenet)
+    for model in (from_scratch, from_imagenet):
+        stem = keras.Model(model.input, model.get_layer("stem_conv_pad").input)
+        np.testing.assert_allclose(stem(architecture.scaling(faces)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_weight_of_the_backbone_comes_from_imagenet(name, imagenet):
+    theirs = imagenet(name)
+    model = ARCHITECTURES[name].build()
+    head = model.get_layer("logit").get_weights()
+    keras_training.starting_point("imagenet", ARCHITECTURES[name]).load(model)
+    own, expected = (
+        [
+            weight
+            for layer in network.layers
+            if layer.name not in HEAD and not isinstance(layer, keras.layers.Normalization)
+            for weight in layer.get_weights()
+        ]
+        for network in (model, theirs)
+    )
+    assert len(own) > 200
+    for ours, weight in zip(own, expected, strict=True):
+        np.testing.assert_array_equal(ours, weight)
+    for ours, weight in zip(model.get_layer("logit").get_weights(), head, strict=True):
+        np.testing.assert_array_equal(ours, weight)
+
+
+@pytest.mark.parametrize("script", ["train_xception.py", "train_efficientnet.py"])
+def test_without_a_network_imagenet_is_refused_before_the_audit(script, data, tmp_path):
+    nowhere = {"https_proxy": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path / "keras")}
+    done = subprocess.run(
+        [sys.executable, script, "--data", data, "--output", tmp_path / "out"],
+        cwd=REPOSITORY,
+        env={**os.environ, **nowhere},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2
+    sentence = done.stderr.splitlines()[-1]
+    assert f"{script}: --init imagenet: the weights at https://storage.googleapis.com/" in sentence
+    assert sentence.count("notop.h5") == 1
+    assert "~/.keras/models/" in sentence
+    assert "--init PATH" in sentence and "--init none" in sentence
+    assert "Traceback" not in done.stderr
+    assert "Fingerprint" not in done.stderr
+    assert not (tmp_path / "out.run").exists()
+
+
+# Stages, with a network that has little more than a backbone and a head
+
+
+def trained(run: Path) -> keras.Model:
+    """The network after the last epoch."""
+    network = TINY.build()
+    network.load_weights(run / "state" / "last.weights.h5")
+    return network
+
+
+def changed(before: keras.Model, after: keras.Model) -> dict[str, list[bool]]:
+    """Which weights of each layer are no longer the same: normalization or its name → of each."""
+    found: dict[str, list[bool]] = {}
+    for old, new in zip(before.layers, after.layers, strict=True):
+        name = type(old).__name__ if old.name not in HEAD else old.name
+        pairs = zip(old.get_weights(), new.get_weights(), strict=True)
+        found.setdefault(name, []).extend(not np.array_equal(*pair) for pair in pairs)
+    return {name: values for name, values in found.items() if values}
+
+
+def given() -> keras.Model:
+    network = TINY.build()
+    given_weights(network)
+    return network
+
+
+def test_the_first_stage_trains_the_head_alone(data, tmp_path):
+    train(data, tmp_path, epochs=1, head_epochs=1)
+    assert changed(given(), trained(tmp_path)) == {
+        "Conv2D": [False] * 4,
+        "BatchNormalization": [False] * 8,
+        "head_dense": [True] * 2,
+        "logit": [True] * 2,
+    }
+
+
+def test_the_second_stage_trains_all_but_the_batch_normalization(data, tmp_path):
+    train(data, tmp_path, epochs=2, head_epochs=1)
+    assert changed(given(), trained(tmp_path)) == {
+        "Conv2D": [True] * 4,
+        "BatchNormalization": [False] * 8,
+        "head_dense": [True] * 2,
+        "logit": [True] * 2,
+    }
+    rates = [line["learning_rate"] for line in read_history(tmp_path)]
+    assert rates == pytest.approx([1e-5, 1e-5])  # each stage has its own cosine
+
+
+def test_from_scratch_everything_learns_from_the_first_epoch_on(data, tmp_path, capsys):
+    train(data, tmp_path, pretrained=False, epochs=1, head_epochs=1, head_learning_rate=1e-12)
+    assert "From scratch: no epochs for the head alone." in capsys.readouterr().err
+    keras.utils.set_random_seed(0)
+    found = changed(TINY.build(dropout=0.2), trained(tmp_path))
+    assert found == {
+        "Conv2D": [True] * 4,
+        "BatchNormalization": [True] * 8,
+        "head_dense": [True] * 2,
+        "logit": [True] * 2,
+    }
+
+
+def test_training_stops_at_the_target_accuracy(data, tmp_path):
+    settings = {"epochs": 4, "head_epochs": 1, "learning_rate": 0.01}
+    train(data, tmp_path / "all", **settings)
+    history = read_history(tmp_path / "all")
+    accuracies = [line["val_accuracy"] for line in history]
+    assert len(accuracies) == 4
+    target = max(accuracies[:3])
+    train(data, tmp_path / "stopped", target_accuracy=target, **settings)
+    stopped = read_history(tmp_path / "stopped")
+    assert [line["val_accuracy"] for line in stopped] == accuracies[: accuracies.index(target) + 1]
+
+    train(data, tmp_path / "stopped", target_accuracy=target, resume=True, **settings)
+    assert read_history(tmp_path / "stopped") == stopped, "resumed, it has nothing left to do"
+
+
+def test_a_loss_that_is_no_number_is_said(data, tmp_path):
+    with pytest.raises(UserError, match=r"epoch 1: the loss is no longer a number; try a lower"):
+        train(data, tmp_path, epochs=1, head_epochs=0, learning_rate=1e30)
+
+
+@pytest.mark.slow
+def test_killed_between_the_stages_it_ends_with_the_same_bits(data, tmp_path):
+    def run(name: str, **settings) -> subprocess.CompletedProcess:
+        program = [sys.executable, "-m", "tests.tiny_network", data, tmp_path / name / "run"]
+        settings = json.dumps({"epochs": 3, "head_epochs": 1} | settings)
+        return subprocess.run(
+            [*program, settings], cwd=REPOSITORY, capture_output=True, text=True, timeout=600
+        )
+
+    done = run("whole")
+    assert done.returncode == 0, done.stderr
+    whole, again = tmp_path / "whole" / "run", tmp_path / "again" / "run"
+    for epochs, settings in (
+        (1, {"killed_at": "epoch", "killed": 1}),  # the head is trained
+        (2, {"killed_at": "batch", "killed": 8, "resume": True}),  # in the middle of the rest
+    ):
+        done = run("again", **settings)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        state = json.loads((again / "state" / "state.json").read_text())
+        assert len(state["history"]) == epochs
+    done = run("again", resume=True)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    histories = [read_history(run) for run in (whole, again)]
+    for line in (line for history in histories for line in history):
+        del line["seconds"]
+    assert histories[0] == histories[1]
+    for name in ("last", "best"):
+        pair = [h5py.File(run / "state" / f"{name}.weights.h5") for run in (whole, again)]
+        assert differing(*pair) == []
+
+
+def differing(first: h5py.Group, second: h5py.Group) -> list[str]:
+    """The names of the datasets of which two files do not hold the same bits."""
+    names: list[str] = []
+    first.visititems(
+        lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None
+    )
+    assert len(names) > 10
+    return [name for name in names if not np.array_equal(first[name][()], second[name][()])]
+
+
+# From the command line to the detector folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [("train_xception.py", "xception"), ("train_efficientnet.py", "efficientnet_b0")],
+)
+def test_a_short_training_writes_a_detector(script, name, tmp_path, faces):
+    data = make_dataset(tmp_path / "data", train=8, validate=8)
+    output = tmp_path / "weights" / name
+    command = [sys.executable, script, "--data", data, "--output", output, "--init", "none"]
+    done = subprocess.run(
+        [*command, "--epochs", "1", "--batch-size", "4", "--workers", "1"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "From scratch: no epochs for the head alone." in done.stderr
+    detector = load_detector(output)
+    assert detector.description["training"]["start"] == "scratch"
+    assert 0 <= detector.description["export"]["largest_difference"] <= 1e-4
+    network = detector.architecture.build()
+    network.load_weights(output / "model.weights.h5")
+    expected = network.predict(detector.architecture.scaling(faces), verbose=0)[:, 0]
+    runtime = Runtime(detector.graph, detector.architecture)
+    for count in (1, 2):
+        logits = runtime.logits(faces[:count])
+        np.testing.assert_allclose(logits, expected[:count], atol=1e-3, rtol=1e-3)
