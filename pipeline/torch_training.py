@@ -420,11 +420,13 @@ class _Progress(TrainerCallback):
         return json.loads((self._checkpoint / _COMPLETE).read_text(encoding="utf-8"))
 
     def _time_to_save(self, step: int, device: torch.device) -> bool:
-        late = time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
-        if step % self._steps == 0:  # the epoch's end is near: after its validation
+        if step % self._steps == 0:  # the epoch is over: not before its validation
             return False
-        if devices() == 1 or step % 20:
-            return late and devices() == 1
+        late = time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
+        if devices() == 1:
+            return late
+        if step % 20:
+            return False
         decision = torch.tensor(late, device=device)  # all processes save together
         torch.distributed.broadcast(decision, src=0)
         return bool(decision)

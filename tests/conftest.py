@@ -15,6 +15,10 @@ import pytest
 with contextlib.suppress(ImportError):
     import triton  # noqa: F401
 
+# Where the tests run in the background, a shell may have told them to ignore Ctrl-C, and what they
+# start would ignore it, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLES = REPOSITORY / "samples"
 DETECTOR = REPOSITORY / "weights" / "meso4"

@@ -36,6 +36,7 @@ from pipeline.runs import read_history
 from pipeline.runtime import Runtime
 from pipeline.torch_training import Classifier
 from pipeline.torch_weights import WEIGHTS
+from pipeline.tuning import Tuning, tune
 from tests import tiny_networks
 from tests.tiny_dataset import make_dataset
 from tests.tiny_networks import RESNET, VIT, faces
@@ -263,6 +264,11 @@ def test_a_training_killed_again_and_again_ends_with_the_same_bits(
     assert run_training(log, *arguments, "--resume") == [0], log.read_text()
     assert without_time(read_history(run)) == without_time(expected.history)
     assert_same(state_of(run), state_of(expected.run))
+    beside_checkpoints = [
+        {path.name for path in folder.iterdir() if not path.name.startswith("checkpoint-")}
+        for folder in (run, expected.run)
+    ]
+    assert beside_checkpoints[0] == beside_checkpoints[1]
     for file in sorted(expected.output.rglob("*.safetensors")):
         again = output / file.relative_to(expected.output)
         assert_same(load_file(again), load_file(file))
@@ -374,6 +380,44 @@ def test_the_seed_decides(data, tmp_path):
     )
     assert_same(first, again)
     assert not any(torch.equal(first[name], other[name]) for name in first if "weight" in name[-6:])
+
+
+@pytest.mark.slow
+def test_the_moving_average_is_what_is_validated_and_kept(data, tmp_path):
+    arguments = ["--data", data, "--init", "none", "--epochs", 1, *TRAININGS["resnet, lora"]]
+    run = train_only(tmp_path, "tiny", *arguments)
+    [checkpoint] = run.glob("checkpoint-*")
+    best, last, average = (
+        load_file(path)
+        for path in (
+            run / "best.safetensors",
+            checkpoint / "model.safetensors",
+            checkpoint / "average.safetensors",
+        )
+    )
+    changing = [name for name in best if not torch.equal(best[name], last[name])]
+    assert any("lora_A" in name for name in changing)
+    assert any("running_mean" in name for name in changing)
+    for name in changing:
+        assert torch.equal(best[name], average[name]), name
+
+
+def test_the_decay_of_the_moving_average_rises():
+    network = torch.nn.BatchNorm1d(1)
+    network.bias.requires_grad_(False)
+    average = torch_training._Average(network, decay=0.25)
+    steps = [(1, 11.0), (2, 4.0), (1000, 2.0)]
+    # The shares of the old average: 2/11, 3/12, and never more than the decay
+    for (step, value), expected in zip(steps, [(2 + 99) / 11, 5.295454, 2.823863], strict=True):
+        with torch.no_grad():
+            network.weight.fill_(value)
+            network.running_mean.fill_(value)
+            network.bias.fill_(value)
+        average.update(step)
+        with average.in_use():
+            assert network.weight.item() == pytest.approx(expected)
+            assert network.bias.item() == value
+        assert network.weight.item() == network.running_mean.item() == value
 
 
 @pytest.mark.slow
@@ -563,9 +607,9 @@ def test_two_processes_killed_and_resumed_end_with_the_same_bits(data, tmp_path)
 @pytest.mark.slow
 def test_two_processes_agree_on_the_statistics_of_batch_normalization(data, tmp_path):
     arguments = ["--data", data, "--init", "none", "--architecture", "tiny_resnet", "--epochs", 2]
-    arguments += ["--batch-size", 2, "--learning-rate", 1e-3, "--ema", 0]
+    arguments += ["--batch-size", 2, "--learning-rate", 1e-3, "--tuning", "lora"]
     run = train_only(tmp_path, "tiny", *arguments, ranks=2)
-    network = Classifier(RESNET.build(), "full")
+    network = Classifier(tune(RESNET.build(), RESNET, Tuning("lora")), "lora")
     network.load_state_dict(load_file(run / "best.safetensors"))
     network.eval()
 
