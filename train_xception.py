@@ -12,9 +12,10 @@ normalization; both rates fall as a cosine. From scratch (--init none) there is 
 of it is trained from the first epoch on, with its own batch normalization, and wants a higher rate
 and more epochs. The dataset and what is left behind are as in train_meso.py.
 
-To expect: on two CPU cores 5 images a second, so 7,000 faces take 25 minutes an epoch, those for
-the head alone less; 7 with --precision bf16 where the processor has bfloat16. Several GPUs of one
-machine share each step, with one process and unasked or with one each under torchrun.
+To expect: on two CPU cores 5 images a second and 10 GB of memory, so 7,000 faces take 25 minutes an
+epoch, those for the head alone less; 7 with --precision bf16 where the processor has bfloat16.
+Several GPUs of one machine share each step, with one process and unasked or with one each under
+torchrun.
 """
 
 from pipeline.commands import run, training_arguments

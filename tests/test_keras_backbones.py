@@ -127,6 +127,14 @@ def test_the_network_sees_what_keras_own_sees(name, imagenet, faces):
         assert deviation(wrong) > 0.1
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_weights_that_learned_from_another_scale_are_no_start(name, tmp_path):
+    path = tmp_path / f"{name.removesuffix('_b0')}_finetuned.weights.h5"
+    path.touch()
+    with pytest.raises(UserError, match="it learned from pixels on another scale than"):
+        keras_training.starting_point(str(path), ARCHITECTURES[name])
+
+
 def test_efficientnet_brings_pixels_to_imagenets_scale_with_any_start(imagenet, faces):
     architecture = ARCHITECTURES["efficientnet_b0"]
     expected = (faces / np.float32(255) - MEAN) / STD
