@@ -20,13 +20,12 @@ from pipeline import hub, keras_backend
 from pipeline.audit import audited_dataset
 from pipeline.augmentation import Augmentation, show_augmentation
 from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, fingerprint, load_dataset
+from pipeline.detector import WEIGHTS
 from pipeline.errors import UserError
 from pipeline.faces import DEFAULT_MARGIN
 from pipeline.files import atomic_write
 from pipeline.finishing import code_revision, finish_training
 from pipeline.runs import close_run, open_run, read_history
-
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
 @dataclass(frozen=True)
