@@ -25,6 +25,7 @@ from pipeline.errors import UserError
 from pipeline.faces import DEFAULT_MARGIN
 from pipeline.files import atomic_write
 from pipeline.finishing import code_revision, finish_training
+from pipeline.memory import keep_freed_memory
 from pipeline.runs import close_run, open_run, read_history
 
 
@@ -184,6 +185,7 @@ def engine_of(architecture: Architecture, device: str) -> ModuleType:
 
     Imports its framework, which takes seconds. Raises UserError where the device is not there.
     """
+    keep_freed_memory()
     if architecture.framework == "keras":
         keras_backend.choose(device)  # Keras cannot change it once it is imported
     engine = importlib.import_module(f"pipeline.{architecture.framework}_training")
