@@ -9,14 +9,21 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
 
+import numpy as np
+
 from pipeline.images import PHOTO_SUFFIXES
 
 
 class Photo(NamedTuple):
-    """A photo to score or, where `error` holds a sentence, a path that leads to none."""
+    """A photo to score or, where `error` holds a sentence, a path that leads to none.
+
+    `read` gives the picture (height, width, 3) uint8, or raises ImageError, where it is no file at
+    `path`: an upload, a frame of a video.
+    """
 
     path: str
     error: str = ""
+    read: Callable[[], np.ndarray] | None = None
 
 
 class PhotoFinder:

@@ -40,7 +40,11 @@ class Scorer:
         self._batch_size = batch_size
 
     def score(self, photos: Iterable[Photo]) -> Iterator[list[Row]]:
-        """The rows of each photo, in the order of the photos.
+        """The rows of each photo, in the order of the photos; see `look`."""
+        return (scored.rows for scored in self.look(photos))
+
+    def look(self, photos: Iterable[Photo]) -> Iterator["Scored"]:
+        """Score photos, in their order, and give with each row the pixels that it rests on.
 
         Of each face there is a row of every detector, in the order of the detectors and next to
         each other; where there are several, `agreement` says whether their verdicts are the same.
@@ -62,9 +66,9 @@ class Scorer:
                 batch.append(prepared)
                 faces = sum(prepared.faces for prepared in batch)
                 if max(faces, len(batch)) >= self._batch_size:  # many photos may hold few faces
-                    yield from self._rows_of_batch(batch)
+                    yield from self._score_batch(batch)
                     batch = []
-            yield from self._rows_of_batch(batch)
+            yield from self._score_batch(batch)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -85,7 +89,7 @@ class Scorer:
         if photo.error:
             return _Prepared(photo, nothing, photo.error)
         try:
-            image = read_image(photo.path)
+            image = photo.read() if photo.read else read_image(photo.path)
             faces = self._finder.find(image) if self._finder else []
             return _Prepared(photo, [network.look(image, faces) for network in self._networks])
         except ImageError as error:
@@ -93,7 +97,7 @@ class Scorer:
         except Exception as error:  # not foreseen, yet no reason to give up the other photos
             return _Prepared(photo, nothing, f"unexpected {type(error).__name__}: {error}")
 
-    def _rows_of_batch(self, batch: list["_Prepared"]) -> Iterator[list[Row]]:
+    def _score_batch(self, batch: list["_Prepared"]) -> Iterator["Scored"]:
         probabilities = [
             network.probabilities(
                 [view.pixels for prepared in batch for view in prepared.views[index]]
@@ -101,28 +105,44 @@ class Scorer:
             for index, network in enumerate(self._networks)
         ]
         for prepared in batch:
-            yield self._rows(prepared, probabilities)
+            yield self._scored(prepared, probabilities)
 
-    def _rows(self, prepared: "_Prepared", probabilities: list[Iterator[float]]) -> list[Row]:
+    def _scored(self, prepared: "_Prepared", probabilities: list[Iterator[float]]) -> "Scored":
         path = prepared.photo.path
         if prepared.error or not prepared.faces:
             model = self._networks[0].name if len(self._networks) == 1 else None
-            if prepared.error:
-                return [Row(path=path, verdict="error", model=model, error=prepared.error)]
-            return [Row(path=path, verdict="no face", model=model)]
-        faces = by_face(
-            row
-            for network, views, its_probabilities in zip(
-                self._networks, prepared.views, probabilities, strict=True
-            )
-            for row in network.rows(path, views, its_probabilities)
-        )
+            verdict = "error" if prepared.error else "no face"
+            row = Row(path=path, verdict=verdict, model=model, error=prepared.error or None)
+            return Scored(prepared.photo, [row], [None])
+        pixels: dict[int, np.ndarray | None] = {}  # by the row's identity
+        rows = []
+        for network, views, its_probabilities in zip(
+            self._networks, prepared.views, probabilities, strict=True
+        ):
+            its_rows = list(network.rows(path, views, its_probabilities))
+            seen = [view.pixels for view in views] or [None]
+            pixels |= zip(map(id, its_rows), seen, strict=True)
+            rows += its_rows
+        faces = by_face(rows)
         for rows in faces:
             if len(rows) > 1:
                 agreement = len({row.verdict for row in rows}) == 1
                 for row in rows:
                     row.agreement = agreement
-        return [row for rows in faces for row in rows]
+        rows = [row for rows in faces for row in rows]
+        return Scored(prepared.photo, rows, [pixels[id(row)] for row in rows])
+
+
+class Scored(NamedTuple):
+    """A photo that has been scored.
+
+    `pixels` holds for each row the (size, size, 3) uint8 that its network was fed; None for a row
+    without a face.
+    """
+
+    photo: Photo
+    rows: list[Row]
+    pixels: list[np.ndarray | None]
 
 
 class _View(NamedTuple):
