@@ -67,6 +67,7 @@ def train_further(args: argparse.Namespace) -> int:
     architecture = before.architecture
     engine = engine_of(architecture, args.device)
     recipe = engine.Recipe(**_known_to(engine, args.recipe, before))
+    recipe.check(architecture)
     start = engine.starting_point(str(args.start), architecture)
 
     new = new_dataset(args.new_data, recipe.seed)

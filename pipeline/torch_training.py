@@ -72,6 +72,19 @@ class Recipe(CommonRecipe):
     lora_targets: tuple[str, ...] = ()
     adapter: str = "new"  # or "continue": go on with the adapter of the detector to start from
 
+    def check(self, architecture: Architecture) -> None:
+        """Raise UserError where LoRA would find nothing to adapt."""
+        if self.tuning == "lora":
+            with torch.device("meta"):  # no memory, no time
+                tune(architecture.build(), architecture, self.parts)
+
+    @property
+    def parts(self) -> Tuning:
+        """Which parameters learn."""
+        return Tuning(
+            self.tuning, self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_targets
+        )
+
 
 def use(device: str) -> None:
     """Train on `device`: "auto", "cpu" or "cuda". Raises UserError where it is not there."""
@@ -120,8 +133,7 @@ def train(
     if start.load:
         start.load(network)
     adapter = start.adapter if recipe.adapter == "continue" else None
-    lora = (recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout, recipe.lora_targets)
-    tuned = tune(network, architecture, Tuning(recipe.tuning, *lora), adapter)
+    tuned = tune(network, architecture, recipe.parts, adapter)
     classifier = Classifier(tuned.to(memory_format=torch.channels_last), recipe.tuning)
     batches = Batches(
         architecture,
@@ -327,9 +339,11 @@ class _Progress(TrainerCallback):
         return str(newest)
 
     def close(self) -> None:
-        """End the line of the progress bar, wherever it is."""
+        """End the line of the progress bar, wherever it is, and TensorBoard's log."""
         if self._bar:
             self._bar.close()
+        if self._board:
+            self._board.close()  # its own thread writes, for which the end does not wait
 
     def averaged_weights(self) -> contextlib.AbstractContextManager:
         return self._average.in_use() if self._average else contextlib.nullcontext()

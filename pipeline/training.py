@@ -44,6 +44,9 @@ class Recipe:
     augmentation: Augmentation
     resize_filter: str
 
+    def check(self, architecture: Architecture) -> None:
+        """Raise UserError, at once, where this network cannot be trained so."""
+
 
 @dataclass(frozen=True)
 class StartingPoint:
@@ -70,6 +73,7 @@ def train_detector(args: argparse.Namespace) -> dict | None:
     if args.show_augmentation is None:
         engine = engine_of(architecture, args.device)
         recipe = engine.Recipe(**args.recipe)
+        recipe.check(architecture)
         start = engine.starting_point(args.init, architecture)
     with _only_the_first_process_speaks():
         dataset, audit = audited_dataset(dataset, args.workers)
