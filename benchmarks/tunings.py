@@ -9,7 +9,6 @@ as JSON.
 """
 
 import argparse
-import csv
 import json
 import os
 import re
@@ -20,8 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.subsets import write_table
 from pipeline.commands import positive_int, run
-from pipeline.dataset import CLASS_NAMES, Sample, load_dataset
+from pipeline.dataset import FAKE, REAL, Dataset, Sample, load_dataset
 from pipeline.errors import UserError
 from pipeline.files import atomic_write
 
@@ -47,7 +47,8 @@ def main() -> None:
     print("| network | tuning | parameters that learn | memory | pictures/s | validation AUC |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        table = write_subset(args.data, args.pictures, Path(folder) / "subset.csv")
+        subset = evenly(load_dataset(args.data), args.pictures)
+        table = write_table(subset, Path(folder) / "subset.csv")
         for network, script in NETWORKS.items():
             for tuning in TUNINGS:
                 options = ["--tuning", tuning, "--epochs", args.epochs, "--init", args.init]
@@ -59,22 +60,19 @@ def main() -> None:
             json.dump({"arguments": vars(args), "results": results}, file, indent=1, default=str)
 
 
-def write_subset(data: Path, pictures: int, path: Path) -> Path:
-    """Write a dataset CSV of `pictures` to train on, evenly spread over those of each class, and of
-    half as many to validate with; its path."""
-    dataset = load_dataset(data)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "split"])
-        for split, samples, count in (
-            ("train", dataset.train, pictures),
-            ("validate", dataset.validate, pictures // 2),
-        ):
-            for label, name in enumerate(CLASS_NAMES):
-                chosen = [sample for sample in samples if sample.label == label]
-                for sample in _spread(chosen, count // 2):
-                    writer.writerow([sample.path.resolve(), name, split])
-    return path
+def evenly(dataset: Dataset, pictures: int) -> Dataset:
+    """Of the dataset `pictures` to train on, evenly spread over those of each class, and half as
+    many to validate with."""
+
+    def chosen(samples: list[Sample], count: int) -> list[Sample]:
+        of_class = [
+            [sample for sample in samples if sample.label == label] for label in (REAL, FAKE)
+        ]
+        return [sample for samples in of_class for sample in _spread(samples, count // 2)]
+
+    return Dataset(
+        dataset.root, chosen(dataset.train, pictures), chosen(dataset.validate, pictures // 2)
+    )
 
 
 def train(script: list[str], table: Path, options: list, output: Path) -> dict:
