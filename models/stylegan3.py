@@ -2,9 +2,9 @@
 
 Karras, Aittala, Laine, Härkönen, Hellsten, Lehtinen, Aila: "Alias-Free Generative Adversarial
 Networks", NeurIPS 2021 (arXiv:2106.12423). Written from the paper, for making pictures only: what
-training alone needs (noise in the weights' averages, labels) is left out. Plain torch operations in
+training alone needs is left out, and so are classes. Plain torch operations in
 fp32, on a CPU or a GPU. Arguments, parameters and buffers have the official names, so that NVIDIA's
-weights fit once they are converted:
+weights fit once they are converted (pipeline/generation.py):
 
     python -m models.stylegan3 convert stylegan3-r-ffhqu-256x256.pkl
 """
@@ -20,6 +20,78 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+# What each argument may be: between these, so that no description asks for absurd amounts.
+_WHOLE = {
+    "z_dim": (1, 4096),
+    "w_dim": (1, 4096),
+    "c_dim": (0, 2**20),
+    "img_resolution": (16, 2048),
+    "img_channels": (3, 3),
+    "channel_base": (1, 2**20),
+    "channel_max": (1, 4096),
+    "num_layers": (2, 64),
+    "num_critical": (1, 63),
+    "margin_size": (0, 128),
+    "conv_kernel": (1, 7),
+    "filter_size": (1, 32),
+    "lrelu_upsampling": (2, 8),
+    "use_radial_filters": (0, 1),
+    "num_fp16_res": (0, 64),
+    "mapping_kwargs.num_layers": (1, 64),
+}
+_REAL = {
+    "first_cutoff": (0.25, 1024),
+    "first_stopband": (0.25, 2048),
+    "last_stopband_rel": (1, 4),
+    "output_scale": (1e-6, 1e6),
+    "conv_clamp": (1e-6, 1e6),
+    "magnitude_ema_beta": (0, 1),
+    "mapping_kwargs.lr_multiplier": (1e-6, 1e6),
+    "mapping_kwargs.w_avg_beta": (0, 1),
+}
+
+
+def build_generator(arguments: dict, weights: dict[str, torch.Tensor]) -> "Generator":
+    """A generator on the CPU, ready to make pictures, from the arguments of `Generator` and a whole
+    state dict in fp32, whose tensors it uses.
+
+    Raises ValueError, in a sentence without a full stop, where an argument is unknown, missing or
+    out of range, and where the weights are another network's.
+    """
+    check_arguments(arguments)
+    try:
+        with torch.device("meta"):  # nothing is drawn or allocated before the weights are known
+            generator = Generator(**arguments)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"the arguments make no generator ({error})") from None
+    wanted = {name: value.shape for name, value in generator.state_dict().items()}
+    for name in sorted(wanted.keys() ^ weights.keys()):
+        raise ValueError(f"{name} is {'missing' if name in wanted else 'unknown'} in the weights")
+    for name, shape in wanted.items():
+        if weights[name].shape != shape:
+            raise ValueError(
+                f"{name} is {tuple(weights[name].shape)} in the weights, not {tuple(shape)}"
+            )
+    generator.load_state_dict(weights, assign=True)
+    return generator.eval().requires_grad_(False)
+
+
+def check_arguments(arguments: dict) -> None:
+    """Raise ValueError, in a sentence, unless each of the arguments is a number in its range."""
+    inner = arguments.get("mapping_kwargs") or {}
+    outer = {name: value for name, value in arguments.items() if name != "mapping_kwargs"}
+    if not isinstance(inner, dict):
+        raise ValueError("mapping_kwargs is no dictionary")
+    for name, value in {**outer, **{f"mapping_kwargs.{key}": inner[key] for key in inner}}.items():
+        kind, limits = (int, _WHOLE[name]) if name in _WHOLE else (int | float, _REAL.get(name))
+        if limits is None:
+            raise ValueError(f"the argument {name[:100]!r} is unknown")
+        if name == "conv_clamp" and value is None:
+            continue
+        if not isinstance(value, kind) or not limits[0] <= value <= limits[1]:
+            number = "whole number" if kind is int else "number"
+            raise ValueError(f"{name} is not a {number} from {limits[0]} to {limits[1]}")
+
 
 class Generator(nn.Module):
     """A latent code → a picture.
@@ -27,9 +99,9 @@ class Generator(nn.Module):
     T is the default; R has `conv_kernel=1` and `use_radial_filters=True` (and twice the channels).
     `channel_base`, `channel_max`, `num_layers`, `num_critical`, `first_cutoff`, `first_stopband`,
     `last_stopband_rel` and `margin_size` fix sizes, cutoffs and channels of the layers (section
-    3.2 and appendix D; cutoffs in cycles per picture). `magnitude_ema_beta` and `num_fp16_res`
-    concern training and NVIDIA's own fp16; they are taken so that every official network's
-    arguments are, and change nothing. Raises ValueError for arguments that make no network.
+    3.2, "Flexible layer specifications"; cutoffs in cycles per picture). `magnitude_ema_beta` and
+    `num_fp16_res` concern training and NVIDIA's own fp16; they are taken so that every official
+    network's arguments are, and change nothing.
     """
 
     def __init__(
@@ -60,7 +132,7 @@ class Generator(nn.Module):
     ):
         super().__init__()
         if c_dim:
-            raise ValueError(f"c_dim is {c_dim}: generators that want a class are not supported")
+            raise ValueError("generators that want a class are not known here")
         layers = layer_sizes(
             img_resolution,
             img_channels,
@@ -104,6 +176,7 @@ class Signal:
     rate: int
     cutoff: float
     half_width: float
+    is_critically_sampled: bool
 
 
 def layer_sizes(
@@ -121,7 +194,8 @@ def layer_sizes(
     """What each of the `num_layers` layers and ToRGB, the last, puts out.
 
     Cutoff and stopband grow geometrically until the last `num_critical` layers, which are
-    critically sampled: their cutoff is half the resolution (section 3.2, figure 4c).
+    critically sampled: their cutoff is half the resolution (section 3.2, "Flexible layer
+    specifications").
     """
     last_cutoff = img_resolution / 2
     last_stopband = last_cutoff * last_stopband_rel
@@ -135,10 +209,15 @@ def layer_sizes(
     channels = np.rint(np.minimum(channel_base / 2 / cutoffs, channel_max))
     channels[-1] = img_channels
     return [
-        Signal(int(count), int(size), int(rate), float(cutoff), float(half_width))
-        for count, size, rate, cutoff, half_width in zip(
-            channels, sizes, rates, cutoffs, half_widths, strict=True
+        Signal(
+            int(channels[index]),
+            int(sizes[index]),
+            int(rates[index]),
+            float(cutoffs[index]),
+            float(half_widths[index]),
+            is_critically_sampled=index >= num_layers - num_critical,
         )
+        for index in range(num_layers + 1)
     ]
 
 
@@ -194,14 +273,11 @@ class Synthesis(nn.Module):
         self.output_scale = output_scale
         self.input = FourierInput(w_dim, signals[0])
         self.layer_names = []
-        last_cutoff = signals[-1].cutoff
         for index, (before, after) in enumerate(
             zip([signals[0], *signals[:-1]], signals, strict=True)
         ):
             is_to_rgb = index == len(signals) - 1
-            layer = Layer(
-                w_dim, before, after, is_to_rgb, after.cutoff == last_cutoff, **layer_arguments
-            )
+            layer = Layer(w_dim, before, after, is_to_rgb, **layer_arguments)
             self.layer_names.append(f"L{index}_{after.size}_{after.channels}")
             self.add_module(self.layer_names[-1], layer)
 
@@ -215,7 +291,7 @@ class Synthesis(nn.Module):
 
 class FourierInput(nn.Module):
     """Waves of random direction and frequency below the first cutoff, turned and shifted as w says
-    (section 3.2, "Fourier features"; appendix F on the transform)."""
+    (section 3.1, "Fourier features"; 3.2, "Transformed Fourier features")."""
 
     def __init__(self, w_dim: int, signal: Signal):
         super().__init__()
@@ -269,7 +345,7 @@ def _matrices(rows: list[list[torch.Tensor]]) -> torch.Tensor:
 
 class Layer(nn.Module):
     """Modulated convolution, then the leaky ReLU at a higher rate between two low-pass filters
-    (figure 4b). ToRGB has neither filters nor demodulation."""
+    (section 3.2, "Filtered nonlinearities"). ToRGB has neither filters nor demodulation."""
 
     def __init__(
         self,
@@ -277,7 +353,6 @@ class Layer(nn.Module):
         before: Signal,
         after: Signal,
         is_to_rgb: bool,
-        is_critically_sampled: bool,
         *,
         conv_kernel: int,
         filter_size: int,
@@ -298,9 +373,9 @@ class Layer(nn.Module):
         rate = max(before.rate, after.rate) * lrelu_upsampling
         self.up, self.down = rate // before.rate, rate // after.rate
         up_taps, down_taps = filter_size * self.up, filter_size * self.down
-        # Rotation equivariance wants round filters, but where sampling is critical they would let
-        # too much of the corners through or cut too much off (section 3.2).
-        radial = use_radial_filters and not is_critically_sampled
+        # Rotation equivariance wants round filters; but the finest layers must be able to show the
+        # spectrum of the training pictures, which is not round (section 3.2, config R).
+        radial = use_radial_filters and not after.is_critically_sampled
         up_filter = low_pass(up_taps, before.cutoff, before.half_width * 2, rate)
         down_filter = low_pass(down_taps, after.cutoff, after.half_width * 2, rate, radial)
         self.register_buffer("up_filter", up_filter)
@@ -323,9 +398,9 @@ class Layer(nn.Module):
         return downsample(x, self.down_filter, self.down)
 
     def _modulated_convolution(self, x: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
-        """Scaling the weights by the styles is scaling what they are multiplied with. Without
-        ToRGB each output channel is brought back to unit deviation (Karras et al., "Analyzing and
-        Improving the Image Quality of StyleGAN", CVPR 2020, section 2.2)."""
+        """Scaling the weights by the styles is scaling what they are multiplied with. Except
+        in ToRGB each output channel is brought back to unit deviation (Karras et al., "Analyzing
+        and Improving the Image Quality of StyleGAN", CVPR 2020, section 2.2)."""
         weight = self.weight
         gain = self.magnitude_ema.rsqrt()
         if self.is_to_rgb:
@@ -345,7 +420,7 @@ class Layer(nn.Module):
 def low_pass(
     taps: int, cutoff: float, width: float, rate: float, radial: bool = False
 ) -> torch.Tensor:
-    """A windowed low-pass filter whose coefficients add up to 1: (taps,), or (taps, taps) if radial.
+    """A windowed low-pass filter that adds up to 1: (taps,), or (taps, taps) if `radial`.
 
     Sinc or, where it must be round, jinc, under a Kaiser window (appendix C). `cutoff`, the
     transition's `width` and the sampling `rate` are in the same unit.
@@ -385,11 +460,16 @@ def upsample(x: torch.Tensor, taps: torch.Tensor, up: int, start: int, size: int
 
 
 def downsample(x: torch.Tensor, taps: torch.Tensor, down: int) -> torch.Tensor:
-    """Filter the two last axes by `taps`, (K,) for each axis or (K, K), and keep every `down`-th
-    sample of what needs no padding: (N, C, H, W) → (N, C, (H - K) // down + 1, …)."""
+    """Filter the two last axes by `taps`, (K,) for each axis or (K, K), symmetric, and keep every
+    `down`-th sample of what needs no padding: (N, C, H, W) → (N, C, (H - K) // down + 1, …)."""
     channels = x.shape[1]
     if taps.ndim == 2:
         return F.conv2d(x, taps.expand(channels, 1, -1, -1), stride=down, groups=channels)
     kernel = taps[:, None].expand(channels, 1, -1, 1)
     x = F.conv2d(x, kernel, stride=(down, 1), groups=channels)
     return F.conv2d(x, kernel.transpose(2, 3), stride=(1, down), groups=channels)
+
+
+if __name__ == "__main__":
+    # Run as a program it stands above pipeline/, which as a module it must not import.
+    runpy.run_module("pipeline.generation", run_name="__main__", alter_sys=True)
