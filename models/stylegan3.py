@@ -197,6 +197,8 @@ def layer_sizes(
     critically sampled: their cutoff is half the resolution (section 3.2, "Flexible layer
     specifications").
     """
+    if num_critical >= num_layers:
+        raise ValueError("num_critical is not below num_layers")
     last_cutoff = img_resolution / 2
     last_stopband = last_cutoff * last_stopband_rel
     progress = np.minimum(np.arange(num_layers + 1) / (num_layers - num_critical), 1)
@@ -207,6 +209,8 @@ def layer_sizes(
     sizes = rates + 2 * margin_size
     sizes[-2:] = img_resolution  # the margin is cropped before the colours
     channels = np.rint(np.minimum(channel_base / 2 / cutoffs, channel_max))
+    if channels.min() < 1:
+        raise ValueError("channel_base is too small for the resolution")
     channels[-1] = img_channels
     return [
         Signal(

@@ -148,7 +148,7 @@ class _Machine:
                 stack.append(argument)
             case "SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8":
                 stack.append(argument)
-            case "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8":
+            case "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8" | "BYTEARRAY8":
                 stack.append(argument)
             case "MARK":
                 self.below.append(stack)
@@ -214,7 +214,7 @@ class _Machine:
 
     def name(self, module: str, name: str) -> Name:
         full = f"{module[:_LONGEST_NAME]}.{name[:_LONGEST_NAME]}"
-        if not self.is_allowed(full):
+        if len(module) + len(name) > _LONGEST_NAME or not self.is_allowed(full):
             raise Refused(f"it names {full!r}, which no network needs")
         return Name(full)
 

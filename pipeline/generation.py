@@ -131,17 +131,12 @@ def convert(pickle: Path, folder: Path = GENERATOR) -> dict:
 
     Raises UserError, in one sentence, for every other file, and where the folder cannot be written.
     """
-    import torch
-
     try:
         if pickle.exists() and not pickle.is_file():
             raise Refused("it is a folder or a device")
         with pickle.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
         arguments, weights = read_official(data)
-        checksum = hashlib.sha256(data).hexdigest()
-        source = f"NVIDIA, {pickle.name} (SHA-256 {checksum}). {LICENCE}"
-        tensors = {name: torch.from_numpy(weight) for name, weight in weights.items()}
     except OSError as error:
         raise UserError(
             f"{pickle}: this file cannot be read ({error.strerror}); the StyleGAN3 networks are on "
@@ -152,6 +147,10 @@ def convert(pickle: Path, folder: Path = GENERATOR) -> dict:
             f"{pickle}: {error}; nothing in it was run. Give one of NVIDIA's own StyleGAN3 "
             "networks, such as stylegan3-r-ffhqu-256x256.pkl."
         ) from None
+    import torch
+
+    source = f"NVIDIA, {pickle.name} (SHA-256 {hashlib.sha256(data).hexdigest()}). {LICENCE}"
+    tensors = {name: torch.from_numpy(weight) for name, weight in weights.items()}
     try:
         save_generator(arguments, tensors, folder, source)
     except ValueError as error:
