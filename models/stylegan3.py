@@ -163,7 +163,9 @@ class Generator(nn.Module):
         """(N, z_dim) from a standard normal → (N, img_channels, img_resolution, img_resolution),
         which is meant for -1…1 and not clamped. `truncation` 0 is the average face, 1 all that
         the network learned."""
-        return self.synthesis(self.mapping(z, truncation))
+        # Else GPUs convolve with TF32's 10 bits, and errors pass 1e-3.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return self.synthesis(self.mapping(z, truncation))
 
 
 @dataclass(frozen=True)

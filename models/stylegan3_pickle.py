@@ -232,11 +232,11 @@ def _call(name: str, arguments: tuple) -> Any:
 
 
 def _key(value: Any) -> Any:
-    """What may be a dictionary's key: nothing whose hash walks through other objects, which can
-    take for ever."""
-    if not isinstance(value, str | int | float | None):
-        raise TypeError
-    return value
+    """What may be a dictionary's key. Not tuples, whose hash walks through other objects, and no
+    numbers that can be chosen to have the same hash: either can take for ever."""
+    if isinstance(value, str) or (isinstance(value, int) and 0 <= value < 2**32):
+        return value
+    raise TypeError
 
 
 def _of_kind(kind: type, value: Any) -> Any:
