@@ -5,10 +5,7 @@ training from and a model card lie beside them. Nothing in it is a pickle.
 """
 
 import contextlib
-import glob
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -16,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from models import ARCHITECTURES, Architecture, PixelScaling
 from pipeline.calibration import Calibration
 from pipeline.errors import UserError
-from pipeline.files import atomic_write, recover_folder, replace_folder, sha256_of
+from pipeline.files import atomic_write, recover_folder, sha256_of, write_folder
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"  # the detector folders' place
 FORMAT = 1
@@ -160,20 +157,10 @@ def write_detector(target: Path, description: dict) -> Iterator[Path]:
     All files in it are listed with their checksums. Until the end, and if the block raises or the
     program is killed, `target` stays as it was.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    recover_folder(target)
-    for unfinished in target.parent.glob(f".{glob.escape(target.name)}.*.new"):  # killed there
-        shutil.rmtree(unfinished, ignore_errors=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
-    try:
+    with write_folder(target) as new:
         yield new
         files = sorted(path for path in new.rglob("*") if path.is_file())
         checksums = {path.relative_to(new).as_posix(): sha256_of(path) for path in files}
         with atomic_write(new / "detector.json") as file:
             json.dump({"format": FORMAT, **description, "files": checksums}, file, indent=1)
             file.write("\n")
-        new.chmod(0o755)
-        replace_folder(new, target)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise

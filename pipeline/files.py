@@ -1,6 +1,7 @@
 """Files that are either whole or not there: atomic writing, checksums, replacing a folder."""
 
 import contextlib
+import glob
 import hashlib
 import os
 import shutil
@@ -70,6 +71,26 @@ def sync_files(paths: Iterable[Path]) -> None:
         if path.is_file():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def write_folder(target: Path) -> Iterator[Path]:
+    """Give the block a new folder to fill, which then replaces `target`.
+
+    Until the end, and if the block raises or the program is killed, `target` stays as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(target)
+    for unfinished in target.parent.glob(f".{glob.escape(target.name)}.*.new"):  # killed there
+        shutil.rmtree(unfinished, ignore_errors=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
+    try:
+        yield new
+        new.chmod(0o755)
+        replace_folder(new, target)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
 
 
 def replace_folder(new: Path, target: Path) -> None:
