@@ -1,0 +1,246 @@
+"""Where a network saw the evidence for "fake": heat maps, and the pictures that show them.
+
+All networks are explained by HiResCAM (Draelos & Carin: "Use HiResCAM instead of Grad-CAM for
+faithful explanations of convolutional neural networks", https://arxiv.org/abs/2011.08891): the
+last feature map, multiplied place by place with the gradient of the logit of fake there, summed
+over channels, what is below zero left out. Where a network ends with an average over all places
+(Xception, EfficientNet, ResNet) this is Grad-CAM itself (Selvaraju et al., ICCV 2017), since the
+gradient is then the same everywhere. Meso4, MesoInception4 and vision transformers weigh each
+place by itself, which Grad-CAM averages away.
+
+A heat map is scaled to its own largest value: it says where the evidence lies, not how much there
+is. What speaks for "real" is not shown; where nothing speaks for "fake" the map is all zero.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import unicodedata
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from pipeline.detector import Detector
+from pipeline.errors import UserError
+from pipeline.files import atomic_write
+from pipeline.rows import Row
+from pipeline.scoring import Scored
+
+WEIGHTS = {"keras": "model.weights.h5", "torch": "model.safetensors"}  # as training writes them
+
+_TOGETHER = 16  # pictures whose feature maps are in memory at once
+_STEM_BYTES, _MODEL_BYTES = 80, 60  # of a file's name, which may have 255
+
+
+class Explainer:
+    """A trained network with its weights rather than its exported graph, to look inside.
+
+    Computes on the CPU, as scoring does. Raises UserError where the detector folder has no weights
+    for it, or its framework is not installed.
+    """
+
+    def __init__(self, detector: Detector):
+        framework = detector.architecture.framework
+        weights = detector.folder / WEIGHTS[framework]
+        # Only a file that is listed has been verified.
+        if weights.name not in detector.description["files"]:
+            raise UserError(
+                f"{detector.folder}: heat maps need the network's weights, and this detector has "
+                f"no {weights.name} beside its graph: train or download it again."
+            )
+        look_inside = {"keras": _keras_network, "torch": _torch_network}[framework]
+        try:
+            self._evidence = look_inside(detector, weights)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"Heat maps of {detector.name} need {error.name}, which scoring does without and "
+                "is not installed here: pip install -r requirements.txt"
+            ) from None
+        except (ValueError, KeyError, RuntimeError, OSError) as error:
+            raise UserError(
+                f"{weights}: these are not the weights of a {detector.architecture.name} "
+                f"({str(error).splitlines()[0]}): train or download the detector again."
+            ) from None
+        self._scaling = detector.architecture.scaling
+
+    def heat_maps(self, pixels: np.ndarray) -> np.ndarray:
+        """(N, size, size, 3) uint8 RGB, as fed to the network → (N, size, size) float32 in 0…1.
+
+        1 is what speaks most for fake in that picture; all 0 where nothing does.
+        """
+        maps = np.zeros(pixels.shape[:3], np.float32)
+        for first in range(0, len(pixels), _TOGETHER):
+            part = slice(first, first + _TOGETHER)
+            for number, evidence in enumerate(self._evidence(self._scaling(pixels[part]))):
+                maps[first + number] = _scaled(evidence, pixels.shape[2])
+        return maps
+
+
+class HeatMapFolder:
+    """The folder of `--explain`: a PNG for each scored face, the face beside its heat map.
+
+    Makes the folder, and an `Explainer` for each of the detectors. Raises UserError where either
+    cannot be.
+    """
+
+    def __init__(self, folder: Path, detectors: list[Detector]):
+        self._folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._refusal(folder, error) from None
+        self._explainers = {detector.name: Explainer(detector) for detector in detectors}
+
+    def write(self, scored: Scored) -> None:
+        """Write the pictures of a photo's faces, each whole or not at all; one that is there
+        already is replaced. Raises UserError where that fails."""
+        for row, pixels in zip(scored.rows, scored.pixels, strict=True):
+            if pixels is None:
+                continue
+            [heat] = self._explainers[row.model].heat_maps(pixels[None])
+            path = self._folder / picture_name(row)
+            picture = Image.fromarray(np.hstack([pixels, overlay(pixels, heat)]))
+            try:
+                with atomic_write(path, "wb") as file:
+                    picture.save(file, "png", pnginfo=_noted(row))
+            except OSError as error:
+                raise self._refusal(path, error) from None
+
+    @staticmethod
+    def _refusal(path: Path, error: OSError) -> UserError:
+        return UserError(
+            f"{path}: heat maps cannot be written here ({error.strerror or error}); free space, "
+            "or name another folder with --explain."
+        )
+
+
+def overlay(pixels: np.ndarray, heat: np.ndarray, opacity: float = 0.5) -> np.ndarray:
+    """A face (size, size, 3) uint8 RGB under its heat map (size, size) in 0…1; the same shape.
+
+    Dark blue is 0, yellow is 1: viridis, which is perceptually uniform, brighter from end to end
+    (so it also reads in grey), and can be told apart with any kind of colour blindness.
+    `opacity` 0 shows the face alone, 1 the heat alone.
+    """
+    levels = np.rint(np.clip(heat, 0, 1) * 255).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+    return cv2.addWeighted(colours, opacity, pixels, 1 - opacity, 0)
+
+
+def picture_name(row: Row) -> str:
+    """The file name of a row's heat map: `<photo>-<16 hexadecimal digits>-face<n>-<model>.png`.
+
+    The digits begin the SHA-256 of the row's `path`, a NUL and its `model`: photos of the same name
+    in different folders differ in them. Only letters, digits and `._-` are kept of photo and model,
+    and of long names the beginning. The same is within the PNG, unabridged, as text.
+    """
+    identity = os.fsencode(row.path) + b"\0" + row.model.encode()
+    stem = _plain(os.path.splitext(os.path.basename(row.path))[0], _STEM_BYTES)
+    digits = hashlib.sha256(identity).hexdigest()[:16]
+    return f"{stem}-{digits}-face{row.face}-{_plain(row.model, _MODEL_BYTES)}.png"
+
+
+def _plain(text: str, longest: int) -> str:
+    text = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", text)).lstrip(".-")
+    return text.encode("utf-8", "ignore")[:longest].decode("utf-8", "ignore") or "photo"
+
+
+def _noted(row: Row) -> PngImagePlugin.PngInfo:
+    noted = PngImagePlugin.PngInfo()
+    for name in ("path", "face", "model", "fake_probability", "verdict"):
+        # A path may hold bytes of another encoding, which PNG's UTF-8 cannot.
+        text = str(getattr(row, name)).encode("utf-8", "backslashreplace").decode()
+        noted.add_itxt(name, text)
+    return noted
+
+
+def _scaled(evidence: np.ndarray, size: int) -> np.ndarray:
+    """(rows, columns) of any range → (size, size) in 0…1, as the class says."""
+    evidence = np.maximum(evidence, 0)
+    largest = evidence.max()
+    if largest > 0:
+        evidence = evidence / largest
+    resized = cv2.resize(evidence.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
+    return np.clip(resized, 0, 1)
+
+
+# Each of the following gives a function: pictures as the network is fed, (N, size, size, 3)
+# float32 → (N, rows, columns), how much each place speaks for fake.
+
+
+def _keras_network(detector: Detector, weights: Path):
+    # TensorFlow and triton, which torch's side may import later, bring an LLVM each: Python crashes
+    # unless triton comes first.
+    with contextlib.suppress(ImportError):
+        import triton  # noqa: F401
+
+    from pipeline import keras_backend
+
+    keras_backend.choose("cpu")
+    import keras
+
+    keras_backend.use("cpu")
+    network = detector.architecture.build()
+    network.load_weights(weights)
+    # The last feature map that has places is what the last of these layers is fed.
+    ends = (keras.layers.Flatten, keras.layers.GlobalAveragePooling2D)
+    last = [layer for layer in network.layers if isinstance(layer, ends)][-1]
+    inside = keras.Model(network.input, [last.input, network.output])
+
+    def evidence(pictures: np.ndarray) -> np.ndarray:
+        if keras.backend.backend() == "torch":
+            import torch
+
+            features, logits = inside(pictures, training=False)
+            [gradients] = torch.autograd.grad(logits.sum(), features)
+            return (features * gradients).sum(-1).detach().numpy()
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            features, logits = inside(pictures, training=False)
+        return tf.reduce_sum(features * tape.gradient(logits, features), -1).numpy()
+
+    return evidence
+
+
+def _torch_network(detector: Detector, weights: Path):
+    import torch
+    from pytorch_grad_cam import HiResCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    from safetensors.torch import load_file
+
+    with torch.device("meta"):  # without values: what the file lacks could not be computed with
+        network = detector.architecture.build()
+    network.load_state_dict(load_file(weights), assign=True)
+    layer, reshape = _last_features(network)
+    cam = HiResCAM(network.eval(), [layer], reshape)
+
+    def evidence(pictures: np.ndarray) -> np.ndarray:
+        batch = torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
+        return cam(batch, [ClassifierOutputTarget(0)] * len(batch))
+
+    return evidence
+
+
+def _last_features(network):
+    """The layer of a timm network that gives the last feature map with places, and how to bring
+    what it gives to (N, channels, rows, columns); None: it is."""
+    from timm.models.efficientnet import EfficientNet
+    from timm.models.resnet import ResNet
+    from timm.models.vision_transformer import VisionTransformer
+
+    if isinstance(network, ResNet):
+        return network.layer4[-1], None
+    if isinstance(network, EfficientNet):
+        return network.bn2, None
+    assert isinstance(network, VisionTransformer)
+
+    def reshape(tokens):
+        places = tokens[:, network.num_prefix_tokens :]  # without the class token
+        rows, columns = network.patch_embed.grid_size
+        return places.reshape(len(tokens), rows, columns, -1).permute(0, 3, 1, 2)
+
+    # Behind the last attention only the class token counts: before it, the others still do.
+    return network.blocks[-1].norm1, reshape
