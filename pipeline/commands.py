@@ -118,7 +118,11 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     from pipeline.scoring import Scorer
 
     detectors = open_detectors(args.weights, networks)
-    heat_maps = _heat_map_folder(args.explain, detectors)
+    heat_maps = None
+    if args.explain:
+        from pipeline.explanation import HeatMapFolder  # which needs a training framework
+
+        heat_maps = HeatMapFolder(args.explain, detectors)
     scorer = Scorer(
         *detectors,
         face_mode=args.face,
@@ -142,15 +146,6 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     if not summary.photos and not output.done:
         raise UserError(f"{' '.join(args.paths)}: there are no photos here.")
     return 1 if summary.errors else 0
-
-
-def _heat_map_folder(folder: Path | None, detectors: list):
-    """Where --explain wants the heat maps; None without it, and no framework is imported."""
-    if folder is None:
-        return None
-    from pipeline.explanation import HeatMapFolder
-
-    return HeatMapFolder(folder, detectors)
 
 
 def open_detectors(weights: list[Path] | None, networks: Sequence[Network]) -> list:

@@ -74,8 +74,10 @@ class Explainer:
         maps = np.zeros(pixels.shape[:3], np.float32)
         for first in range(0, len(pixels), _TOGETHER):
             part = slice(first, first + _TOGETHER)
-            for number, evidence in enumerate(self._evidence(self._scaling(pixels[part]))):
-                maps[first + number] = _scaled(evidence, pixels.shape[2])
+            of_layers = self._evidence(self._scaling(pixels[part]))
+            for number, of_picture in enumerate(zip(*of_layers, strict=True)):
+                scaled = [_scaled(evidence, pixels.shape[2]) for evidence in of_picture]
+                maps[first + number] = _scaled(np.mean(scaled, axis=0), pixels.shape[2])
         return maps
 
 
@@ -121,12 +123,14 @@ def overlay(pixels: np.ndarray, heat: np.ndarray, opacity: float = 0.5) -> np.nd
     """A face (size, size, 3) uint8 RGB under its heat map (size, size) in 0…1; the same shape.
 
     Dark blue is 0, yellow is 1: viridis, which is perceptually uniform, brighter from end to end
-    (so it also reads in grey), and can be told apart with any kind of colour blindness.
-    `opacity` 0 shows the face alone, 1 the heat alone.
+    (so it also reads in grey), and can be told apart with any kind of colour blindness. The face
+    loses its own colours, so that every colour is heat. `opacity` 0 shows the face alone, 1 the
+    heat alone.
     """
     levels = np.rint(np.clip(heat, 0, 1) * 255).astype(np.uint8)
     colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
-    return cv2.addWeighted(colours, opacity, pixels, 1 - opacity, 0)
+    face = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(colours, opacity, face, 1 - opacity, 0)
 
 
 def picture_name(row: Row) -> str:
@@ -157,17 +161,15 @@ def _noted(row: Row) -> PngImagePlugin.PngInfo:
 
 
 def _scaled(evidence: np.ndarray, size: int) -> np.ndarray:
-    """(rows, columns) of any range → (size, size) in 0…1, as the class says."""
-    evidence = np.maximum(evidence, 0)
+    """(rows, columns) of any range → (size, size) in 0…1: what is above zero, by its largest."""
+    evidence = np.maximum(evidence, 0).astype(np.float32)
+    evidence = cv2.resize(evidence, (size, size), interpolation=cv2.INTER_LINEAR)
     largest = evidence.max()
-    if largest > 0:
-        evidence = evidence / largest
-    resized = cv2.resize(evidence.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
-    return np.clip(resized, 0, 1)
+    return evidence / largest if largest > 0 else evidence
 
 
 # Each of the following gives a function: pictures as the network is fed, (N, size, size, 3)
-# float32 → (N, rows, columns), how much each place speaks for fake.
+# float32 → for each feature map (N, rows, columns), how much each place speaks for fake.
 
 
 def _keras_network(detector: Detector, weights: Path):
@@ -184,25 +186,37 @@ def _keras_network(detector: Detector, weights: Path):
     keras_backend.use("cpu")
     network = detector.architecture.build()
     network.load_weights(weights)
-    # The last feature map that has places is what the last of these layers is fed.
-    ends = (keras.layers.Flatten, keras.layers.GlobalAveragePooling2D)
-    last = [layer for layer in network.layers if isinstance(layer, ends)][-1]
-    inside = keras.Model(network.input, [last.input, network.output])
+    inside = keras.Model(network.input, [_last_keras_features(network), network.output])
 
-    def evidence(pictures: np.ndarray) -> np.ndarray:
+    def evidence(pictures: np.ndarray) -> list[np.ndarray]:
         if keras.backend.backend() == "torch":
             import torch
 
             features, logits = inside(pictures, training=False)
-            [gradients] = torch.autograd.grad(logits.sum(), features)
-            return (features * gradients).sum(-1).detach().numpy()
+            gradients = torch.autograd.grad(logits.sum(), features)
+            pairs = zip(features, gradients, strict=True)
+            return [(feature * gradient).sum(-1).detach().numpy() for feature, gradient in pairs]
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
             features, logits = inside(pictures, training=False)
-        return tf.reduce_sum(features * tape.gradient(logits, features), -1).numpy()
+        pairs = zip(features, tape.gradient(logits, features), strict=True)
+        return [tf.reduce_sum(feature * gradient, -1).numpy() for feature, gradient in pairs]
 
     return evidence
+
+
+def _last_keras_features(network) -> list:
+    """The feature maps in which the evidence is looked for, as the module says."""
+    from keras import layers
+
+    # Behind the last of these no place can be told from another.
+    ends = (layers.Flatten, layers.GlobalAveragePooling2D)
+    end = [layer for layer in network.layers if isinstance(layer, ends)][-1]
+    if isinstance(end, layers.GlobalAveragePooling2D):
+        return [end.input]
+    convolution = [layer for layer in network.layers if isinstance(layer, layers.Conv2D)][-1]
+    return [convolution.output, end.input]
 
 
 def _torch_network(detector: Detector, weights: Path):
@@ -217,9 +231,9 @@ def _torch_network(detector: Detector, weights: Path):
     layer, reshape = _last_features(network)
     cam = HiResCAM(network.eval(), [layer], reshape)
 
-    def evidence(pictures: np.ndarray) -> np.ndarray:
+    def evidence(pictures: np.ndarray) -> list[np.ndarray]:
         batch = torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
-        return cam(batch, [ClassifierOutputTarget(0)] * len(batch))
+        return [cam(batch, [ClassifierOutputTarget(0)] * len(batch))]
 
     return evidence
 

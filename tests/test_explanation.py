@@ -1,0 +1,203 @@
+"""Heat maps lie where the evidence is, for every network, and --explain writes them."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import models
+from models import ARCHITECTURES, MINUS_ONE_TO_ONE, ZERO_TO_ONE, Architecture
+from pipeline.calibration import Calibration
+from pipeline.detector import GRAPH, Detector, load_detector, write_detector
+from pipeline.errors import UserError
+from pipeline.explanation import WEIGHTS, Explainer, HeatMapFolder, overlay, picture_name
+from pipeline.images import read_image, resize
+from pipeline.inputs import Photo
+from pipeline.rows import Row, read_rows
+from pipeline.runtime import Runtime
+from pipeline.scoring import Scored
+from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES
+from tests.shared import SHARED, needs_shared
+from tests.test_commands import assert_refused
+from tests.tiny_detectors import make_detector
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+SHIPPED = ("meso4", "mesoinception4")
+LARGE = ("vit", "vit_small_patch16_224")
+
+
+def detector_of(folder: Path, architecture: Architecture, network) -> Detector:
+    """A network's weights as a detector that nobody has verified."""
+    save_weights(network, folder)
+    files = {path.name: "" for path in folder.iterdir()}
+    calibration = Calibration(1.0, 0.5, 0.5, "0.5")
+    return Detector(
+        folder, "detector", architecture, "area", "none", 1.0, calibration, {"files": files}
+    )
+
+
+def detector_folder(folder: Path, architecture: str) -> Path:
+    """A detector folder with a small graph and the weights of the real network, from a seed."""
+    detector = load_detector(make_detector(folder, architecture))
+    network = seeded(ARCHITECTURES[architecture])
+    graph = detector.graph.read_bytes()
+    with write_detector(folder, detector.description) as new:
+        (new / GRAPH).write_bytes(graph)
+        save_weights(network, new)
+    return folder
+
+
+def seeded(architecture: Architecture):
+    if architecture.framework == "torch":
+        torch = pytest.importorskip("torch")
+        torch.manual_seed(0)
+        return architecture.build()
+    from pipeline.keras_training import keras
+
+    keras.utils.set_random_seed(0)
+    return architecture.build()
+
+
+def save_weights(network, folder: Path) -> None:
+    if hasattr(network, "save_weights"):
+        network.save_weights(folder / WEIGHTS["keras"])
+    else:
+        from safetensors.torch import save_file
+
+        save_file(network.state_dict(), folder / WEIGHTS["torch"])
+
+
+def face(size: int = 256) -> np.ndarray:
+    return resize(read_image(FACE_SAMPLE), size, "area")
+
+
+# Every network
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in ARCHITECTURES]
+)
+def test_each_network_of_the_catalogue_has_heat_maps(name, tmp_path):
+    detector = load_detector(detector_folder(tmp_path / name, name))
+    size = detector.architecture.input_size
+    pixels = np.stack([face(size), cv2.flip(face(size), 1)])
+    heat = Explainer(detector).heat_maps(pixels)
+    assert heat.shape == (2, size, size)
+    assert heat.dtype == np.float32
+    assert np.isfinite(heat).all()
+    assert heat.min() >= 0
+    for of_picture in heat:
+        assert of_picture.max() in (0, 1)
+    assert np.ptp(heat) > 0, "some evidence for fake in one of them"
+
+
+def test_the_network_that_is_explained_is_the_one_that_scores():
+    """The weights beside the graph, loaded as Explainer loads them, give the graph's logits."""
+    from pipeline.keras_training import keras  # noqa: F401 - on the backend that was chosen
+
+    for name in SHIPPED:
+        detector = load_detector(REPOSITORY / "weights" / name)
+        network = detector.architecture.build()
+        network.load_weights(detector.folder / WEIGHTS["keras"])
+        pixels = np.stack([face(), cv2.flip(face(), 1)])
+        logits = network.predict_on_batch(detector.architecture.scaling(pixels))[:, 0]
+        scored = Runtime(detector.graph, detector.architecture).logits(pixels)
+        np.testing.assert_allclose(logits, scored, atol=1e-4)
+
+
+def test_a_picture_has_the_same_map_in_any_company():
+    explainer = Explainer(load_detector(DETECTOR))
+    pixels = np.stack([np.roll(face(), shift, axis=1) for shift in range(0, 180, 10)])
+    together = explainer.heat_maps(pixels)
+    for number in (0, 7, 17):
+        [alone] = explainer.heat_maps(pixels[number : number + 1])
+        np.testing.assert_allclose(together[number], alone, atol=1e-3)
+    assert explainer.heat_maps(pixels[:0]).shape == (0, 256, 256)
+
+
+# Where the evidence is
+
+
+def flat_network():
+    """(N, 64, 64, 3) → brightness of the right half minus that of the left, place by place."""
+    from pipeline.keras_training import keras
+
+    pixels = keras.Input((64, 64, 3))
+    x = keras.layers.Conv2D(1, 1)(pixels)
+    x = keras.layers.MaxPooling2D(8)(x)
+    network = keras.Model(pixels, keras.layers.Dense(1)(keras.layers.Flatten()(x)))
+    signs = np.repeat([[-1.0] * 4 + [1.0] * 4], 8, axis=0).reshape(64, 1)
+    values = [np.full((1, 1, 3, 1), 1 / 3), np.zeros(1), signs, np.zeros(1)]
+    network.set_weights(values)
+    return network
+
+
+FLAT = Architecture("flat", "tests.test_explanation:flat_network", 64, ZERO_TO_ONE, "NHWC")
+
+
+def test_places_that_are_weighed_one_by_one_are_told_apart(tmp_path):
+    """What Grad-CAM cannot: its weight of the channel is the mean over all places, here 0."""
+    explainer = Explainer(detector_of(tmp_path, FLAT, flat_network()))
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[8:16, 8:16] = 255  # speaks for real
+    picture[40:48, 48:56] = 128  # speaks for fake, if less
+    [heat] = explainer.heat_maps(picture[None])
+    assert heat[36:52, 44:60].sum() > 0.9 * heat.sum()
+    assert heat[40:48, 48:56].max() == 1
+    [nothing] = explainer.heat_maps(np.zeros((1, 64, 64, 3), np.uint8))
+    assert nothing.max() == 0
+
+
+def composites(number: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Faces (N, 64, 64, 3), of which every second has one half (left, right, top or bottom) made
+    coarse; labels (N,); which pixels those are (N, 64, 64)."""
+    from tests.tiny_networks import faces
+
+    random = np.random.default_rng(seed)
+    pictures = faces(number)
+    labels = np.arange(number) % 2
+    pasted = np.zeros((number, 64, 64), bool)
+    for picture, half in zip(pictures[1::2], pasted[1::2], strict=True):
+        half[:32] = True
+        half[:] = np.rot90(half, random.integers(4))
+        coarse = cv2.resize(cv2.resize(picture, (16, 16)), (64, 64), interpolation=0)
+        picture[half] = coarse[half]
+    return pictures, labels, pasted
+
+
+@pytest.mark.parametrize("network_name", ["VIT", "RESNET"])
+def test_heat_of_a_timm_network_lies_on_the_pasted_half(network_name, tmp_path):
+    torch = pytest.importorskip("torch")
+    from tests import tiny_networks
+
+    architecture = getattr(tiny_networks, network_name)
+    network = seeded(architecture)
+    pictures, labels, _ = composites(64, seed=1)
+    x = torch.from_numpy(architecture.scaling(pictures)).permute(0, 3, 1, 2)
+    y = torch.from_numpy(labels).float()[:, None]
+    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
+    for _ in range(60):
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(network(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1
+
+    explainer = Explainer(detector_of(tmp_path, architecture, network))
+    pictures, labels, pasted = composites(32, seed=2)
+    print(network_name, float(loss), on_pasted(explainer.heat_maps(pictures[1::2]), pasted[1::2]))
+    assert on_pasted(explainer.heat_maps(pictures[1::2]), pasted[1::2]) > 0.75
+
+
+def on_pasted(heat: np.ndarray, pasted: np.ndarray) -> float:
+    """The share of the heat that lies on the pasted pixels, mean over the pictures."""
+    return float(np.mean((heat * pasted).sum((1, 2)) / heat.sum((1, 2))))
