@@ -1,6 +1,5 @@
 """Heat maps lie where the evidence is, for every network, and --explain writes them."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import models
 from models import ARCHITECTURES, IMAGENET, MINUS_ONE_TO_ONE, ZERO_TO_ONE, Architecture
 from pipeline.calibration import Calibration
 from pipeline.detector import GRAPH, Detector, load_detector, write_detector
@@ -259,14 +257,16 @@ def test_deleting_the_most_important_tenth_costs_a_fake_more_than_a_random_tenth
     moved = [np.roll(one, random.integers(64, 192, 2), (0, 1)) for one in heat]
     most_important = cost(heat)
     at_random = {"pixels": cost(noise), "blobs": cost(blobs), "moved": cost(moved)}
-    print(name, fill, round(most_important, 2), at_random)
     assert most_important > max(at_random.values())
 
 
 def fakes(kind: str, number: int) -> np.ndarray:
     paths = sorted((SHARED / "faces" / "test" / kind / "fake").iterdir())
     return np.stack(
-        [resize(read_image(path), 256, "area") for path in paths[1 :: len(paths) // number][:number]]
+        [
+            resize(read_image(path), 256, "area")
+            for path in paths[1 :: len(paths) // number][:number]
+        ]
     )
 
 
@@ -277,3 +277,216 @@ def top_tenth(heat: np.ndarray) -> np.ndarray:
     chosen = np.zeros(heat.size, bool)
     chosen[order[-(heat.size // 10) :]] = True
     return chosen.reshape(heat.shape)
+
+
+# Pictures of them
+
+
+@given(st.floats(0, 1), st.integers(0, 255))
+def test_an_overlay_gets_brighter_with_heat_and_keeps_the_face(opacity, grey):
+    pixels = np.full((8, 8, 3), grey, np.uint8)
+    brightness = [
+        overlay(pixels, np.full((8, 8), heat, np.float32), opacity).mean()
+        for heat in np.linspace(0, 1, 9)
+    ]
+    assert np.diff(brightness).min() >= -1  # rounding
+    np.testing.assert_array_equal(overlay(pixels, np.ones((8, 8), np.float32), 0), pixels)
+
+
+def test_an_overlay_of_a_face():
+    heat = np.zeros((256, 256), np.float32)
+    heat[100:150, 100:150] = 1
+    shown = overlay(face(), heat)
+    assert shown.shape == (256, 256, 3)
+    assert shown.dtype == np.uint8
+    red, green, blue = shown[heat == 1].mean(0)
+    assert min(red, green) > blue, "yellow"
+    red, green, blue = shown[heat == 0].mean(0)
+    assert blue > max(red, green)
+
+
+PATHS = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=300)
+
+
+@given(PATHS, st.integers(0, 999), st.text(min_size=1, max_size=300))
+def test_any_path_and_model_make_a_name_that_any_file_system_takes(path, number, model):
+    name = picture_name(Row(path=path, face=number, verdict="real", model=model))
+    assert name == os.path.basename(name)
+    assert len(name.encode()) <= 200  # what writes it atomically adds some
+    assert name[0] not in ".-"
+    assert not set(name) & set('/\\:*?"<>|\n\t\0')
+    assert name.endswith(".png")
+
+
+def test_names_that_are_alike_do_not_collide():
+    rows = [
+        Row(path=path, face=number, verdict="real", model=model)
+        for path in ("a/b.jpg", "a_b.jpg", "a/b.png", "b.jpg", "x" * 300, "x" * 301, "\udcff.jpg")
+        for number in (0, 1)
+        for model in ("meso4", "meso/4", "meso_4")
+    ]
+    names = [picture_name(row) for row in rows]
+    assert len({name.lower() for name in names}) == len(rows)
+    assert names[0].startswith("b-")
+    assert names[0].endswith("-face0-meso4.png")
+    photo = Row(path="fotos/Ærø 東京.jpg", face=2, verdict="fake", model="vit")
+    assert picture_name(photo).startswith("Ærø_東京-")
+
+
+def a_scored_face() -> Scored:
+    row = Row(path="x\udcff.jpg", face=0, fake_probability=0.5, verdict="fake", model="meso4")
+    return Scored(Photo(row.path), [row], [face()])
+
+
+def test_a_picture_that_cannot_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/why: heat maps cannot be written here \(Not a dir"):
+        HeatMapFolder(tmp_path / "file" / "why", [])
+
+    heat_maps = HeatMapFolder(tmp_path / "why", [load_detector(DETECTOR)])
+    heat_maps.write(a_scored_face())
+    [written] = (tmp_path / "why").iterdir()
+    with Image.open(written) as picture:
+        assert picture.size == (512, 256)
+        assert picture.text["path"] == "x\\udcff.jpg"
+        np.testing.assert_array_equal(np.asarray(picture)[:, :256], face())
+    written.unlink()
+    written.mkdir()
+    with pytest.raises(UserError, match=r"-face0-meso4\.png: heat maps cannot be written here"):
+        heat_maps.write(a_scored_face())
+    assert list((tmp_path / "why").iterdir()) == [written], "nothing unfinished stays behind"
+
+
+# What cannot be explained
+
+
+def test_a_detector_without_weights_is_refused(tmp_path):
+    detector = load_detector(make_detector(tmp_path / "meso4", "meso4"))
+    with pytest.raises(UserError, match=r"has no model\.weights\.h5 beside its graph: train or"):
+        Explainer(detector)
+    (tmp_path / "meso4" / "model.weights.h5").touch()  # not listed, hence not verified
+    with pytest.raises(UserError, match=r"has no model\.weights\.h5"):
+        Explainer(detector)
+
+
+@pytest.mark.parametrize(("name", "other"), [("meso4", "mesoinception4")])
+def test_weights_of_another_network_are_refused(name, other, tmp_path):
+    detector = detector_of(tmp_path, ARCHITECTURES[name], seeded(ARCHITECTURES[other]))
+    with pytest.raises(UserError, match=f"these are not the weights of a {name}"):
+        Explainer(detector)
+
+
+def test_torch_weights_that_lack_a_layer_are_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    network = seeded(VIT)
+    network.head = torch.nn.Identity()
+    with pytest.raises(UserError, match="these are not the weights of a tiny_vit"):
+        Explainer(detector_of(tmp_path, VIT, network))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "missing"), [("meso4", "tensorflow"), ("resnet50", "torch")]
+)
+def test_without_the_framework_there_is_a_sentence(architecture, missing, own_cache, tmp_path):
+    folder = make_detector(tmp_path / architecture, architecture)
+    detector = load_detector(folder)
+    with write_detector(folder, detector.description) as new:
+        (new / GRAPH).touch()
+        (new / WEIGHTS[detector.architecture.framework]).touch()
+    code = f"""
+import sys
+from pathlib import Path
+sys.modules[{missing!r}] = None
+from pipeline.detector import load_detector
+from pipeline.explanation import Explainer
+try:
+    Explainer(load_detector(Path({str(folder)!r})))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout == (
+        f"UserError Heat maps of {architecture} need {missing}, which scoring does without and is "
+        "not installed here: pip install -r requirements.txt\n"
+    ), done.stderr
+
+
+# --explain
+
+
+def test_each_scored_face_gets_a_picture(infer, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    photos = [SAMPLES / "two_people.jpg", SAMPLES / "no_face_coffee.webp", tmp_path / "broken.jpg"]
+    done = infer(*photos, "--output", tmp_path / "rows.csv", "--explain", tmp_path / "new" / "why")
+    assert done.returncode == 1, done.stderr.decode()
+    rows = [row for row in read_rows(tmp_path / "rows.csv") if row["fake_probability"] is not None]
+    assert len(rows) == 2
+    pictures = {path.name: path for path in (tmp_path / "new" / "why").iterdir()}
+    assert set(pictures) == {picture_name(Row(**row)) for row in rows}
+    for row in rows:
+        with Image.open(pictures[picture_name(Row(**row))]) as picture:
+            assert picture.text["path"] == row["path"]
+            assert picture.text["face"] == str(row["face"])
+            assert picture.text["verdict"] == row["verdict"]
+            shown = np.asarray(picture)
+        assert shown.shape == (256, 512, 3)
+        assert np.ptp(shown[:, 256:].astype(int) - shown[:, :256], axis=(0, 1)).min() > 0
+
+
+def test_a_folder_for_heat_maps_that_cannot_be(infer, tmp_path):
+    done = infer(FACE_SAMPLE, "--explain", FACE_SAMPLE)
+    assert_refused(done, "real_hopper_face.heic: heat maps cannot be written here (File exists)")
+
+
+@pytest.mark.slow
+def test_two_networks_of_two_frameworks_explain_the_same_face(infer, tmp_path):
+    """TensorFlow's and torch's in one process, which crashes if they are imported as they come."""
+    folders = [
+        detector_folder(tmp_path / name, name) for name in ("xception", "efficientnet_lite0")
+    ]
+    weights = [argument for folder in folders for argument in ("--weights", folder)]
+    why = tmp_path / "why"
+    done = infer(FACE_SAMPLE, *weights, "--explain", why, script="infer_xception_efficientnet.py")
+    assert done.returncode == 0, done.stderr.decode()
+    sizes = {}
+    for path in why.iterdir():
+        with Image.open(path) as picture:
+            sizes[picture.text["model"]] = picture.size
+    assert sizes == {"xception": (512, 256), "efficientnet_lite0": (448, 224)}
+
+
+@pytest.mark.slow
+def test_keras_on_torch_gives_the_same_heat_maps(own_cache, tmp_path):
+    np.save(tmp_path / "face.npy", face()[None])
+    code = f"""
+import numpy as np
+from pathlib import Path
+from pipeline.detector import load_detector
+from pipeline.explanation import Explainer
+explainer = Explainer(load_detector(Path({str(DETECTOR)!r})))
+import keras
+assert keras.backend.backend() == "torch"
+[pixels, heat] = {str(tmp_path / "face.npy")!r}, {str(tmp_path / "heat.npy")!r}
+np.save(heat, explainer.heat_maps(np.load(pixels)))
+"""
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        check=True,
+        timeout=300,
+    )
+    expected = Explainer(load_detector(DETECTOR)).heat_maps(face()[None])
+    np.testing.assert_allclose(np.load(tmp_path / "heat.npy"), expected, atol=1e-2)
+
+
+@needs_shared
+def test_published_weights_are_explained_too(own_cache):
+    """The import keeps the weights beside the graph, turned round as the graph is."""
+    from pipeline.published import import_published
+
+    detector = import_published(SHARED / "mesonet" / "Meso4_DF.h5")
+    [heat] = Explainer(detector).heat_maps(face()[None])
+    assert heat.max() == 1
