@@ -1,12 +1,33 @@
 """Where a network saw the evidence for "fake": heat maps, and the pictures that show them.
 
-All networks are explained by HiResCAM (Draelos & Carin: "Use HiResCAM instead of Grad-CAM for
-faithful explanations of convolutional neural networks", https://arxiv.org/abs/2011.08891): the
+Convolutional networks are explained by HiResCAM (Draelos & Carin: "Use HiResCAM instead of Grad-CAM
+for faithful explanations of convolutional neural networks", https://arxiv.org/abs/2011.08891): the
 last feature map, multiplied place by place with the gradient of the logit of fake there, summed
-over channels, what is below zero left out. Where a network ends with an average over all places
+over channels, what is below zero left out. Where a network ends with the mean over all places
 (Xception, EfficientNet, ResNet) this is Grad-CAM itself (Selvaraju et al., ICCV 2017), since the
-gradient is then the same everywhere. Meso4, MesoInception4 and vision transformers weigh each
-place by itself, which Grad-CAM averages away.
+gradient is then the same everywhere. Meso4 and MesoInception4 weigh each place by itself, which
+Grad-CAM averages away; their map is the mean of two, of the last convolution (32 × 32 places) and
+of the pooling behind it (8 × 8).
+
+A vision transformer mixes its tokens, so that the last ones carry evidence of other places: in two
+tiny ones, trained on faces of which a half was pasted, 22 % and 54 % of HiResCAM's heat lay on that
+half, and of Grad-CAM's as much. Transformers are explained by integrated gradients (Sundararajan,
+Taly, Yan: "Axiomatic Attribution for Deep Networks", ICML 2017) from a blurred picture to the sharp
+one, summed over each patch: 91 % and 89 %. This takes eight times as long.
+
+Checked on 40 fakes (StyleGAN, DFDC) that the method was not chosen on, by deleting a tenth of the
+pixels. The logit of fake falls by this much; at random: the worst of single pixels, of blobs, and
+of the heat map's own shape moved elsewhere.
+
+| detector | deleted to | most important tenth | at random |
+|---|---|---|---|
+| meso4 | black | 3.86 | 2.18 |
+| | mean colour | 2.93 | 0.58 |
+| mesoinception4 | black | 2.69 | 1.46 |
+| | mean colour | 2.10 | 1.26 |
+
+Plain Grad-CAM of the last feature map did not pass: on 32 other fakes it cost Meso4 2.11 and 0.58,
+where blobs at random cost 2.36 and single cells of 8 pixels 0.50.
 
 A heat map is scaled to its own largest value: it says where the evidence lies, not how much there
 is. What speaks for "real" is not shown; where nothing speaks for "fake" the map is all zero.
@@ -41,8 +62,9 @@ _STEM_BYTES, _MODEL_BYTES = 80, 60  # of a file's name, which may have 255
 class Explainer:
     """A trained network with its weights rather than its exported graph, to look inside.
 
-    Computes on the CPU, as scoring does. Raises UserError where the detector folder has no weights
-    for it, or its framework is not installed.
+    Computes on the CPU, as scoring does; `heat_maps` may be called from one thread at a time.
+    Raises UserError where the detector folder has no weights for it, or other ones, or where its
+    framework is not installed.
     """
 
     def __init__(self, detector: Detector):
@@ -61,11 +83,6 @@ class Explainer:
             raise UserError(
                 f"Heat maps of {detector.name} need {error.name}, which scoring does without and "
                 "is not installed here: pip install -r requirements.txt"
-            ) from None
-        except (ValueError, KeyError, RuntimeError, OSError) as error:
-            raise UserError(
-                f"{weights}: these are not the weights of a {detector.architecture.name} "
-                f"({str(error).splitlines()[0]}): train or download the detector again."
             ) from None
         self._scaling = detector.architecture.scaling
 
@@ -188,7 +205,8 @@ def _keras_network(detector: Detector, weights: Path):
 
     keras_backend.use("cpu")
     network = detector.architecture.build()
-    network.load_weights(weights)
+    with _weights_refused(detector, weights, ValueError, KeyError, OSError):
+        network.load_weights(weights)
     inside = keras.Model(network.input, [_last_keras_features(network), network.output])
 
     def evidence(pictures: np.ndarray) -> list[np.ndarray]:
@@ -209,6 +227,18 @@ def _keras_network(detector: Detector, weights: Path):
     return evidence
 
 
+@contextlib.contextmanager
+def _weights_refused(detector: Detector, weights: Path, *errors: type[Exception]):
+    try:
+        yield
+    except errors as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{weights}: these are not the weights of a {detector.architecture.name} ({reason}): "
+            "train or download the detector again."
+        ) from None
+
+
 def _last_keras_features(network) -> list:
     """The feature maps in which the evidence is looked for, as the module says."""
     from keras import layers
@@ -226,12 +256,14 @@ def _torch_network(detector: Detector, weights: Path):
     import torch
     from pytorch_grad_cam import HiResCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
     from timm.models.vision_transformer import VisionTransformer
 
     with torch.device("meta"):  # without values: what the file lacks could not be computed with
         network = detector.architecture.build()
-    network.load_state_dict(load_file(weights), assign=True)
+    with _weights_refused(detector, weights, SafetensorError, RuntimeError, OSError):
+        network.load_state_dict(load_file(weights), assign=True)
     network.eval()
     if isinstance(network, VisionTransformer):
         return lambda pictures: [_integrated_gradients(network, pictures)]

@@ -233,31 +233,25 @@ def on_pasted(heat: np.ndarray, pasted: np.ndarray) -> float:
 
 @needs_shared
 @pytest.mark.parametrize("name", SHIPPED)
-@pytest.mark.parametrize("fill", ["black", "mean"])
-def test_deleting_the_most_important_tenth_costs_a_fake_more_than_a_random_tenth(name, fill):
+def test_deleting_the_most_important_tenth_costs_a_fake_more_than_a_random_tenth(name):
     """Random are single pixels; blobs as large as those of heat maps; the heat map's own shape,
-    moved elsewhere. What is deleted is painted black or in the picture's mean colour."""
+    moved elsewhere. What is deleted is painted black, or in the picture's mean colour."""
     detector = load_detector(REPOSITORY / "weights" / name)
     runtime = Runtime(detector.graph, detector.architecture)
     pixels = np.concatenate([fakes("stylegan", 20), fakes("dfdc", 20)])
     heat = Explainer(detector).heat_maps(pixels)
-    colour = 0 if fill == "black" else pixels.mean((1, 2), keepdims=True).astype(np.uint8)
-    logits = runtime.logits(pixels)
-
-    def cost(importance: np.ndarray) -> float:
-        deleted = np.stack([top_tenth(of_picture) for of_picture in importance])[..., None]
-        return float(np.mean(logits - runtime.logits(np.where(deleted, colour, pixels))))
-
     random = np.random.default_rng(0)
-    noise = random.random(heat.shape)
-    blobs = [
-        cv2.resize(cells, heat.shape[1:], interpolation=cv2.INTER_LINEAR)
-        for cells in random.random((len(heat), 8, 8))
-    ]
+    blobs = [cv2.resize(cells, heat.shape[1:]) for cells in random.random((len(heat), 8, 8))]
     moved = [np.roll(one, random.integers(64, 192, 2), (0, 1)) for one in heat]
-    most_important = cost(heat)
-    at_random = {"pixels": cost(noise), "blobs": cost(blobs), "moved": cost(moved)}
-    assert most_important > max(at_random.values())
+    logits = runtime.logits(pixels)
+    for colour in (np.uint8(0), pixels.mean((1, 2), keepdims=True).astype(np.uint8)):
+
+        def cost(importance, colour=colour) -> float:
+            deleted = np.stack([top_tenth(of_picture) for of_picture in importance])[..., None]
+            return float(np.mean(logits - runtime.logits(np.where(deleted, colour, pixels))))
+
+        at_random = cost(random.random(heat.shape)), cost(blobs), cost(moved)
+        assert cost(heat) > 1.2 * max(at_random)
 
 
 def fakes(kind: str, number: int) -> np.ndarray:
