@@ -274,12 +274,8 @@ def test_heat_of_the_shipped_networks_leans_to_the_fake_half(name):
 def some_faces(kind: str, number: int, first: int) -> np.ndarray:
     """Some faces of the test set, (number, 256, 256, 3) uint8."""
     paths = sorted((SHARED / "faces" / "test" / kind).iterdir())
-    return np.stack(
-        [
-            resize(read_image(path), 256, "area")
-            for path in paths[first :: len(paths) // number][:number]
-        ]
-    )
+    chosen = paths[first :: len(paths) // number][:number]
+    return np.stack([resize(read_image(path), 256, "area") for path in chosen])
 
 
 def top_tenth(heat: np.ndarray) -> np.ndarray:
