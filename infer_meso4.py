@@ -4,6 +4,7 @@
     python infer_meso4.py face.jpg --face none           a picture that is nothing but a face
     python infer_meso4.py photos/ --output rows.csv      or .jsonl, .parquet
     python infer_meso4.py photos/ --output rows.csv --continue
+    python infer_meso4.py photos/ --explain why/         and a heat map of each face
     find . -name '*.jpg' | python infer_meso4.py -
 
 Each face gets a row: where it is, fake_probability (calibrated, 0…1), and a verdict: `fake` from

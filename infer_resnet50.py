@@ -4,6 +4,7 @@
     python infer_resnet50.py face.jpg --face none           a picture that is nothing but a face
     python infer_resnet50.py photos/ --output rows.csv      or .jsonl, .parquet
     python infer_resnet50.py photos/ --output rows.csv --continue
+    python infer_resnet50.py photos/ --explain why/         and a heat map of each face
     find . -name '*.jpg' | python infer_resnet50.py -
 
 Rows, verdicts and exit codes are those of infer_meso4.py.

@@ -4,6 +4,7 @@
     python infer_vit.py face.jpg --face none           a picture that is nothing but a face
     python infer_vit.py photos/ --output rows.csv      or .jsonl, .parquet
     python infer_vit.py photos/ --output rows.csv --continue
+    python infer_vit.py photos/ --explain why/         and a heat map of each face
     python infer_vit.py photos/ --weights weights/vit_tiny_patch16_224
     find . -name '*.jpg' | python infer_vit.py -
 

@@ -4,6 +4,7 @@
     python infer_xception_efficientnet.py face.jpg --face none       nothing but a face
     python infer_xception_efficientnet.py photos/ --output rows.csv  or .jsonl, .parquet
     python infer_xception_efficientnet.py photos/ --output rows.csv --continue
+    python infer_xception_efficientnet.py photos/ --explain why/     and a heat map of each face
     python infer_xception_efficientnet.py photos/ --weights DIR --weights OTHER_DIR
     find . -name '*.jpg' | python infer_xception_efficientnet.py -
 

@@ -96,6 +96,13 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         metavar="T",
         help="call a face fake from this fake_probability on (default: the detector's own)",
     )
+    arguments.add_argument(
+        "--explain",
+        type=Path,
+        metavar="DIR",
+        help="write a picture of each face, with a heat map of what speaks for fake, into this "
+        "folder (needs requirements.txt)",
+    )
     arguments.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     arguments.add_argument("--batch-size", type=positive_int, default=32, metavar="N")
     return arguments
@@ -111,6 +118,11 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     from pipeline.scoring import Scorer
 
     detectors = open_detectors(args.weights, networks)
+    heat_maps = None
+    if args.explain:
+        from pipeline.explanation import HeatMapFolder  # which needs a training framework
+
+        heat_maps = HeatMapFolder(args.explain, detectors)
     scorer = Scorer(
         *detectors,
         face_mode=args.face,
@@ -124,9 +136,11 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
         photos = find_photos(args.paths)
         summary = Summary(models)
         try:
-            for rows in scorer.score(photo for photo in photos if photo.path not in output.done):
-                output.write(rows)
-                summary.add(rows)
+            for scored in scorer.look(photo for photo in photos if photo.path not in output.done):
+                if heat_maps:  # before the rows: --continue takes what has rows to be finished
+                    heat_maps.write(scored)
+                output.write(scored.rows)
+                summary.add(scored.rows)
         finally:
             print(summary.line(photos.skipped), file=sys.stderr)
     if not summary.photos and not output.done:
