@@ -13,6 +13,7 @@ import csv
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -79,18 +80,7 @@ def write_subset(data: Path, pictures: int, path: Path) -> Path:
 
 def train(script: list[str], table: Path, options: list, output: Path) -> dict:
     """Run a training; its figures. Raises UserError where it fails."""
-    arguments = [sys.executable, *script, "--data", table, "--output", output, *options]
-    process = subprocess.Popen(
-        [str(argument) for argument in arguments],
-        cwd=REPOSITORY,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise UserError(f"{' '.join(script)}: {said.strip().splitlines()[-1]}")
+    said, usage = run_script(script, ["--data", table, "--output", output, *options])
     description = json.loads((output / "detector.json").read_text(encoding="utf-8"))
     training = description["training"]
     shown = sum(training["images"].values()) * training["epochs_run"]
@@ -101,6 +91,24 @@ def train(script: list[str], table: Path, options: list, output: Path) -> dict:
         "auc": description["metrics"]["auc"],
         "auc_95": description["metrics"]["auc_95"],
     }
+
+
+def run_script(script: list[str], options: list) -> tuple[str, resource.struct_rusage]:
+    """Run a training script to its end: what it said on standard error, and what it used. Raises
+    UserError where it fails."""
+    process = subprocess.Popen(
+        [sys.executable, *script, *map(str, options)],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        last = said.strip().splitlines()[-1:] or [f"it ended with {status}"]
+        raise UserError(f"{' '.join(script)}: {last[0]}")
+    return said, usage
 
 
 def as_row(result: dict) -> str:

@@ -62,7 +62,8 @@ class Epochs:
         if forged < counts[FAKE]:
             names = [source_of(train[index]) for index in fake]
             self._share_out(fake, names, counts[FAKE] - forged, by_generator)
-        self._share_out(forgeries, sources, forged, by_generator)
+        if forged:
+            self._share_out(forgeries, sources, forged, by_generator)
         if by_generator:
             self._check_sources(train)
 
@@ -136,6 +137,8 @@ def say_composition(epochs: Epochs) -> None:
     """Say on standard error what an epoch is made of."""
     kinds = []
     for name, sources in epochs.composition().items():
-        listed = ", ".join(f"{count:,} {source}" for source, count in sorted(sources.items()))
+        listed = ", ".join(
+            f"{count:,} {source}".rstrip() for source, count in sorted(sources.items())
+        )
         kinds.append(f"{sum(sources.values()):,} {name} ({listed})")
     print(f"An epoch shows {' and '.join(kinds)}.", file=sys.stderr)

@@ -22,6 +22,7 @@ from pipeline.faces import LARGE_FACE, FaceFinder
 BLENDING_RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)
 
 _MASK_SIDE = 128  # masks are made this small, and enlarged: they are smooth
+_SMALLEST_REGION = 0.005  # of the picture
 
 
 class SelfBlender:
@@ -102,19 +103,19 @@ def alter(image: np.ndarray, size: int, random: np.random.Generator) -> np.ndarr
 
 def draw_region(landmarks: np.ndarray | None, random: np.random.Generator) -> np.ndarray:
     """A mask (128, 128) float32 of 0 and 1, stretched over the picture: the whole face, its inner
-    part, or its upper or lower half. It is never empty."""
+    part, or its upper or lower half. It covers at least 0.5 % of the picture."""
     side = _MASK_SIDE
     mask = np.zeros((side, side), np.float32)
     if landmarks is None:
         centre = (0.5 + random.uniform(-0.03, 0.03), 0.55 + random.uniform(-0.05, 0.05))
-        axes = (random.uniform(0.22, 0.36), random.uniform(0.28, 0.42))
+        axes = (random.uniform(0.18, 0.34), random.uniform(0.24, 0.4))
         centre, axes = (tuple(round(share * side) for share in pair) for pair in (centre, axes))
         cv2.ellipse(mask, centre, axes, random.uniform(-10, 10), 0, 360, 1, cv2.FILLED)
         return mask
     outline = _outline(landmarks, random)
     hull = cv2.convexHull((outline * side).round().astype(np.int32))
     cv2.fillConvexPoly(mask, hull, 1)
-    if not mask.any():  # landmarks outside of the picture, or on one spot
+    if mask.mean() < _SMALLEST_REGION:  # landmarks outside of the picture, or on one spot
         return draw_region(None, random)
     return mask
 
@@ -156,7 +157,8 @@ def _deform(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
     moves *= side * random.uniform(0.02, 0.06)
     moves = cv2.resize(moves, (side, side), interpolation=cv2.INTER_CUBIC)
     rows, columns = np.indices((side, side), np.float32)
-    return cv2.remap(mask, columns + moves[..., 0], rows + moves[..., 1], cv2.INTER_LINEAR)
+    bent = cv2.remap(mask, columns + moves[..., 0], rows + moves[..., 1], cv2.INTER_LINEAR)
+    return bent if bent.any() else mask  # at the picture's border all of it may move out
 
 
 def _soften_border(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -181,7 +183,8 @@ def _move(
     shift = random.uniform(-0.03, 0.03, 2) * (width, height)
     centre = np.array([width / 2, height / 2])
     matrix = np.column_stack([np.diag(scale), centre - scale * centre + shift])
-    border = {"borderMode": cv2.BORDER_REFLECT_101}
+    # With BORDER_REFLECT_101, OpenCV 5.0 never comes back from a picture that is a pixel wide.
+    border = {"borderMode": cv2.BORDER_REPLICATE}
     source = cv2.warpAffine(source, matrix, (width, height), flags=cv2.INTER_CUBIC, **border)
     return source, cv2.warpAffine(mask, matrix, (width, height))
 

@@ -78,6 +78,7 @@ def train_detector(args: argparse.Namespace) -> dict | None:
         engine = engine_of(architecture, args.device)
         recipe = engine.Recipe(**args.recipe)
         start = engine.starting_point(args.init, architecture)
+        Epochs(dataset.train, recipe.self_blended, recipe.balance, recipe.seed)  # may refuse
     with _only_the_first_process_speaks():
         if without_fakes:
             print("Training without fakes: any in train/ are left out.", file=sys.stderr)
