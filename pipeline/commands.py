@@ -315,7 +315,7 @@ def incremental_arguments(
     if args.replay_fraction == 1:
         parser.error("--replay-fraction 1 would leave no room for new pictures")
     args.recipe = _chosen_settings(parser, args, recipe, "incremental training")
-    if args.recipe["self_blended"] == 1:
+    if args.recipe.get("self_blended") == 1:
         parser.error("--self-blended 1 would leave no room for new fakes")
     return args
 

@@ -72,7 +72,8 @@ def train_detector(args: argparse.Namespace) -> dict | None:
         hub.require_token()
     architecture = ARCHITECTURES[args.architecture]
     output = args.output or WEIGHTS / architecture.name
-    without_fakes = args.recipe["self_blended"] == 1
+    self_blended = args.recipe.get("self_blended", 0.0)
+    without_fakes = self_blended == 1
     dataset = load_dataset(args.data, fakes_in_train=not without_fakes)
     if args.show_augmentation is None:
         engine = engine_of(architecture, args.device)
@@ -91,7 +92,7 @@ def train_detector(args: argparse.Namespace) -> dict | None:
             args.recipe["augmentation"],
             args.recipe["seed"],
             args.show_augmentation,
-            SelfBlender(architecture.input_size) if args.recipe["self_blended"] else None,
+            SelfBlender(architecture.input_size) if self_blended else None,
         )
         return None
     description = train_on(
