@@ -106,8 +106,9 @@ def run_script(script: list[str], options: list) -> tuple[str, resource.struct_r
     said = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        last = said.strip().splitlines()[-1:] or [f"it ended with {status}"]
-        raise UserError(f"{' '.join(script)}: {last[0]}")
+        lines = said.strip().splitlines() or [f"it ended with status {status}"]
+        refused = [line for line in lines if line.startswith(f"{script[0]}: ")]
+        raise UserError((refused or [f"{script[0]}: {lines[-1]}"])[0])
     return said, usage
 
 
