@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -77,18 +78,7 @@ def evenly(dataset: Dataset, pictures: int) -> Dataset:
 
 def train(script: list[str], table: Path, options: list, output: Path) -> dict:
     """Run a training; its figures. Raises UserError where it fails."""
-    arguments = [sys.executable, *script, "--data", table, "--output", output, *options]
-    process = subprocess.Popen(
-        [str(argument) for argument in arguments],
-        cwd=REPOSITORY,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise UserError(f"{' '.join(script)}: {said.strip().splitlines()[-1]}")
+    said, usage = run_script(script, ["--data", table, "--output", output, *options])
     description = json.loads((output / "detector.json").read_text(encoding="utf-8"))
     training = description["training"]
     shown = sum(training["images"].values()) * training["epochs_run"]
@@ -99,6 +89,25 @@ def train(script: list[str], table: Path, options: list, output: Path) -> dict:
         "auc": description["metrics"]["auc"],
         "auc_95": description["metrics"]["auc_95"],
     }
+
+
+def run_script(script: list[str], options: list) -> tuple[str, resource.struct_rusage]:
+    """Run a training script to its end: what it said on standard error, and what it used. Raises
+    UserError where it fails."""
+    process = subprocess.Popen(
+        [sys.executable, *script, *map(str, options)],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        lines = said.strip().splitlines() or [f"it ended with status {status}"]
+        refused = [line for line in lines if line.startswith(f"{script[0]}: ")]
+        raise UserError((refused or [f"{script[0]}: {lines[-1]}"])[0])
+    return said, usage
 
 
 def as_row(result: dict) -> str:

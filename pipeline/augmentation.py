@@ -5,8 +5,10 @@ saw that takes sharpness or a file format for the truth. Every change here hits 
 pictures alike: whether it happens never depends on the label.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -18,6 +20,13 @@ from pipeline.files import atomic_write
 from pipeline.images import read_image, resize
 
 _FILTERS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+
+
+class Blender(Protocol):
+    """What self_blending.SelfBlender offers."""
+
+    def forge(self, path: Path, image: np.ndarray, random: np.random.Generator) -> np.ndarray: ...
+    def alter(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,10 @@ class Augmentation:
     brightness: float = 0.4  # brightness ±12 %, contrast 80–125 %
     jpeg: float = 0.5  # quality 30–100
     webp: float = 0.05  # quality 30–100
+    # Harsher, and off unless asked for. They take from a detector that sharp or soft means fake.
+    soften: float = 0.0  # shrink to 12–30 % and grow back, or Gaussian blur, sigma 1.5–3.5 pixels
+    sharpen: float = 0.0  # unsharp masking, sigma 0.5–2 pixels, amount 0.3–1.5
+    screenshot: float = 0.0  # shown at 60–180 %, on a grid that is shifted, and saved from there
 
 
 NO_AUGMENTATION = Augmentation(flip=0, crop=0, rescale=0, blur=0, noise=0, brightness=0, jpeg=0,
@@ -56,8 +69,11 @@ def augment(
     for probability, change in (
         (recipe.rescale, _rescale),
         (recipe.blur, _blur),
+        *_if_asked(recipe.soften, _soften),
+        *_if_asked(recipe.sharpen, _sharpen),
         (recipe.noise, _noise),
         (recipe.brightness, _brightness),
+        *_if_asked(recipe.screenshot, _screenshot),
         (recipe.jpeg, _jpeg),
         (recipe.webp, _webp),
     ):
@@ -66,24 +82,50 @@ def augment(
     return image
 
 
+def sharpen(image: np.ndarray, sigma: float, amount: float) -> np.ndarray:
+    """Unsharp masking: add `amount` of the difference to the picture blurred with `sigma`."""
+    blurred = cv2.GaussianBlur(image, (0, 0), sigmaX=sigma)
+    return cv2.addWeighted(image, 1 + amount, blurred, -amount, 0)
+
+
 def show_augmentation(
-    samples: list[Sample], architecture: Architecture, recipe: Augmentation, seed: int, path: Path
+    samples: list[Sample],
+    architecture: Architecture,
+    recipe: Augmentation,
+    seed: int,
+    path: Path,
+    blender: Blender | None = None,
 ) -> None:
-    """Write a PNG sheet: eight pictures, four of each class, a row each.
+    """Write a PNG sheet: four pictures of each class and, with a `blender`, four real ones that it
+    forges, a row each.
 
     A row holds the picture as scoring sees it, then seven augmented versions.
     """
     random = np.random.default_rng(seed)
     rows = []
-    for label in (REAL, FAKE):
+    size = architecture.input_size
+    for label, forged in ((REAL, False), (FAKE, False), (REAL, True))[: 3 if blender else 2]:
         of_class = [sample for sample in samples if sample.label == label]
         for index in random.choice(len(of_class), min(4, len(of_class)), replace=False):
-            image = read_image(of_class[index].path)
-            size = architecture.input_size
-            augmented = [augment(image, size, "area", recipe, random) for _ in range(7)]
-            rows.append(np.hstack([resize(image, size, "area"), *augmented]))
+            sample_path = of_class[index].path
+            image = read_image(sample_path)
+            row = [resize(image, size, "area")]
+            for _ in range(7):
+                shown = image
+                if forged:
+                    shown = blender.forge(sample_path, image, random)
+                elif blender:
+                    shown = blender.alter(image, random)
+                row.append(augment(shown, size, "area", recipe, random))
+            rows.append(np.hstack(row))
     with atomic_write(path, "wb") as file:
         Image.fromarray(np.vstack(rows)).save(file, format="PNG")
+
+
+def _if_asked(probability: float, change: Callable) -> list[tuple[float, Callable]]:
+    """A change as a list: empty at probability 0, where it must not even draw, or the recipes that
+    are older than it would change."""
+    return [(probability, change)] if probability else []
 
 
 def _crop(image: np.ndarray, smallest: float, random: np.random.Generator) -> np.ndarray:
@@ -96,15 +138,49 @@ def _crop(image: np.ndarray, smallest: float, random: np.random.Generator) -> np
 
 
 def _rescale(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    return _shrink_and_grow(image, random.uniform(0.3, 0.9), random)
+
+
+def _shrink_and_grow(
+    image: np.ndarray, share: float, random: np.random.Generator, growing: tuple = _FILTERS
+) -> np.ndarray:
     size = image.shape[0]
-    small = max(8, round(size * random.uniform(0.3, 0.9)))
-    down, up = random.choice(_FILTERS), random.choice(_FILTERS)
+    small = max(8, round(size * share))
+    down, up = random.choice(_FILTERS), random.choice(growing)
     image = cv2.resize(image, (small, small), interpolation=int(down))
     return cv2.resize(image, (size, size), interpolation=int(up))
 
 
 def _blur(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return cv2.GaussianBlur(image, (0, 0), sigmaX=random.uniform(0.3, 1.5))
+
+
+def _soften(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    if random.random() < 0.5:
+        # INTER_AREA would grow pixels to blocks, with sharp edges.
+        return _shrink_and_grow(image, random.uniform(0.12, 0.3), random, growing=_FILTERS[1:])
+    return cv2.GaussianBlur(image, (0, 0), sigmaX=random.uniform(1.5, 3.5))
+
+
+def _sharpen(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    return sharpen(image, random.uniform(0.5, 2), random.uniform(0.3, 1.5))
+
+
+def _screenshot(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The picture as a screen shows it: on another grid, which starts between two pixels."""
+    size = image.shape[0]
+    shown = max(8, round(size * random.uniform(0.6, 1.8)))
+    scale = shown / size
+    shift = random.uniform(0, 1, 2) + (scale - 1) / 2
+    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    filter = cv2.INTER_CUBIC if random.random() < 0.5 else cv2.INTER_LINEAR
+    image = cv2.warpAffine(
+        image, matrix, (shown, shown), flags=filter, borderMode=cv2.BORDER_REPLICATE
+    )
+    if random.random() < 0.5:  # the others are kept as PNG
+        quality = int(random.integers(60, 96))
+        image = _recompress(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, quality)
+    return resize(image, size, "area")
 
 
 def _noise(image: np.ndarray, random: np.random.Generator) -> np.ndarray:

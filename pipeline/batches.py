@@ -1,7 +1,8 @@
 """What a network is fed while it trains, for any framework.
 
-Every picture is a function of the seed, the epoch and its index alone, so that a training that was
-killed goes on with exactly the pictures that it would have seen.
+Every picture is a function of the seed, the epoch and its number alone, so that a training that was
+killed goes on with exactly the pictures that it would have seen. Pictures that are mixed are one of
+their batch, too.
 """
 
 import os
@@ -18,6 +19,8 @@ from models import Architecture
 from pipeline.augmentation import Augmentation, augment
 from pipeline.dataset import Sample
 from pipeline.images import read_image, resize
+from pipeline.sampling import Epochs
+from pipeline.self_blending import SelfBlender
 
 
 class PictureCache:
@@ -47,7 +50,11 @@ class PictureCache:
 class Batches:
     """The training and validation batches of one run: (pixels, labels).
 
-    pixels (N, size, size, 3) uint8, not yet scaled; labels (N, 1) float32, 0 real, 1 fake.
+    pixels (N, size, size, 3) uint8, not yet scaled; labels (N, 1) float32, 0 real, 1 fake, in
+    training moved towards the middle by `label_smoothing` (0…1; 0.1 makes them 0.05 and 0.95).
+    With `mixup` above 0, each training picture is mixed with the next one of its batch, and so are
+    the labels, by a share from a Beta(mixup, mixup) distribution (Zhang et al., "mixup: Beyond
+    Empirical Risk Minimization", ICLR 2018). For `self_blended` and `balance` see sampling.Epochs.
     `batch_size` counts the pictures of one step in this process; where `world` processes train
     together, each takes another part of the same order, the one of its `rank`.
     """
@@ -65,14 +72,22 @@ class Batches:
         cache_bytes: int | None = None,
         rank: int = 0,
         world: int = 1,
+        self_blended: float = 0.0,
+        balance: str = "none",
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
     ):
-        self.batch_size = min(batch_size, max(1, len(train) // world))
-        self.steps = len(train) // (self.batch_size * world)  # an epoch; its last part is dropped
+        self.epochs = Epochs(train, self_blended, balance, seed)
+        self.batch_size = min(batch_size, max(1, len(self.epochs) // world))
+        # Of an epoch; its last part is dropped.
+        self.steps = len(self.epochs) // (self.batch_size * world)
         self.validation_steps = -(-len(validate) // self.batch_size)
         self.train, self.validate = train, validate
         self._size, self._filter = architecture.input_size, resize_filter
         self._augmentation, self._seed = augmentation, seed
         self._rank, self._world = rank, world
+        self._label_smoothing, self._mixup = label_smoothing, mixup
+        self._blender = SelfBlender(self._size) if self_blended else None
         cache_bytes = _a_third_of_the_memory() if cache_bytes is None else cache_bytes
         self._pictures = PictureCache(self._shrink, cache_bytes * 3 // 4)
         self._inputs = PictureCache(self._resize, cache_bytes // 4)
@@ -91,33 +106,53 @@ class Batches:
 
     @lru_cache(maxsize=2)  # noqa: B019 - lives as long as the run
     def order(self, epoch: int) -> np.ndarray:
-        """The training pictures' indices in the order of an epoch, the same in all processes."""
-        return np.random.default_rng((self._seed, epoch)).permutation(len(self.train))
+        """The numbers of an epoch's training pictures, in their order, the same in all processes;
+        each is an index into `train`, as long as no picture is a forgery or comes twice."""
+        return self.epochs.order(epoch)
 
-    def augmented(self, epoch: int, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def augmented(self, epoch: int, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Training pictures, changed at random as in this epoch, and their labels."""
-
-        def picture(index: int) -> np.ndarray:
-            random = np.random.default_rng((self._seed, epoch, int(index)))
-            return augment(
-                self._pictures[self.train[index].path],
-                self._size,
-                self._filter,
-                self._augmentation,
-                random,
-            )
-
-        return self._stack(picture, indices, self.train)
+        samples = [self.epochs.pictures[self.epochs.index(number)] for number in numbers]
+        pixels = np.stack(list(self._pool.map(self._augmented, [epoch] * len(samples), numbers)))
+        labels = np.array([[sample.label] for sample in samples], np.float32)
+        labels += self._label_smoothing * (0.5 - labels)
+        if self._mixup:
+            pixels, labels = self._mixed(epoch, numbers, pixels, labels)
+        return pixels, labels
 
     def as_scored(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Validation pictures and their labels."""
-        return self._stack(
-            lambda index: self._inputs[self.validate[index].path], indices, self.validate
-        )
+        samples = [self.validate[index] for index in indices]
+        pixels = self._pool.map(lambda sample: self._inputs[sample.path], samples)
+        return np.stack(list(pixels)), np.array([[s.label] for s in samples], np.float32)
 
-    def _stack(self, picture: Callable, indices: Sequence[int], samples: list[Sample]):
-        labels = np.array([[samples[index].label] for index in indices], np.float32)
-        return np.stack(list(self._pool.map(picture, indices))), labels
+    def _augmented(self, epoch: int, number: int) -> np.ndarray:
+        random = np.random.default_rng((self._seed, epoch, int(number)))
+        index = self.epochs.index(number)
+        path = self.epochs.pictures[index].path
+        picture = self._pictures[path]
+        if self._blender and index >= self.epochs.first_forgery:
+            picture = self._blender.forge(path, picture, random)
+        elif self._blender:
+            picture = self._blender.alter(picture, random)
+        return augment(picture, self._size, self._filter, self._augmentation, random)
+
+    def _mixed(
+        self, epoch: int, numbers: Sequence[int], pixels: np.ndarray, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        # The 1 makes it another sequence than that of the picture.
+        shares = [
+            np.random.default_rng((self._seed, epoch, int(number), 1)).beta(
+                self._mixup, self._mixup
+            )
+            for number in numbers
+        ]
+        shares = np.array(shares, np.float32)[:, None]
+        mixed = [
+            cv2.addWeighted(picture, float(share), other, 1 - float(share), 0)
+            for picture, other, (share,) in zip(pixels, np.roll(pixels, -1, 0), shares, strict=True)
+        ]
+        return np.stack(mixed), shares * labels + (1 - shares) * np.roll(labels, -1, 0)
 
     def _shrink(self, image: np.ndarray) -> np.ndarray:
         # Training crops and resizes further: more than twice the input would be kept for nothing.

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -329,6 +329,8 @@ def incremental_arguments(
     if args.replay_fraction == 1:
         parser.error("--replay-fraction 1 would leave no room for new pictures")
     args.recipe = _chosen_settings(parser, args, recipe, "incremental training")
+    if args.recipe.get("self_blended") == 1:
+        parser.error("--self-blended 1 would leave no room for new fakes")
     return args
 
 
@@ -373,6 +375,8 @@ def _chosen_settings(
     for name in given:
         if name not in recipe:
             parser.error(f"--{name.replace('_', '-')} is no setting of {what}")
+    if "augmentation" in given:
+        given["augmentation"] = replace(recipe["augmentation"], **given["augmentation"])
     return recipe | given
 
 
@@ -381,6 +385,23 @@ def probability(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
     return value
+
+
+def _changes(text: str) -> dict[str, float]:
+    """NAME=PROBABILITY,… of augmentation.Augmentation."""
+    from pipeline.augmentation import Augmentation
+
+    changes = {}
+    for change in text.split(","):
+        name, _, value = change.partition("=")
+        if name not in Augmentation.__dataclass_fields__:
+            known = ", ".join(Augmentation.__dataclass_fields__)
+            raise argparse.ArgumentTypeError(f"there is no change {name!r}; there are {known}")
+        try:
+            changes[name] = probability(value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{change}: write NAME=PROBABILITY") from None
+    return changes
 
 
 def positive_int(text: str) -> int:
@@ -404,6 +425,13 @@ def positive_float(text: str) -> float:
     return value
 
 
+def not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is below zero or no number")
+    return value
+
+
 _INIT = (
     "start from the weights of a detector folder; from a file or folder of another project; from "
     "ImageNet's weights; or from scratch (none)"
@@ -422,6 +450,28 @@ _SETTINGS: dict[str, dict] = {
     "target_accuracy": {"type": probability, "help": "stop at this validation accuracy"},
     "dropout": {"type": probability},
     "seed": {"type": int},
+    "augmentation": {
+        "type": _changes,
+        "metavar": "NAME=P,…",
+        "help": "how often pictures are changed in which ways; what is not named stays",
+    },
+    "self_blended": {
+        "type": probability,
+        "metavar": "FRACTION",
+        "help": "of the fakes of an epoch, made on the fly from real pictures; 1: train without a "
+        "single fake (validate/ needs some)",
+    },
+    "balance": {
+        "choices": ("none", "class", "generator"),
+        "help": "show as many real as fake pictures, or within a class as many of each generator "
+        "(folder, CSV column, or start of the file name)",
+    },
+    "label_smoothing": {"type": probability, "help": "0.1: learn 0.05 and 0.95 for real and fake"},
+    "mixup": {
+        "type": not_negative,
+        "metavar": "ALPHA",
+        "help": "mix pictures by shares from Beta(ALPHA, ALPHA); 0: not at all",
+    },
     "tuning": {
         "choices": ("full", "lora", "norm", "probe"),
         "help": "which parameters learn: all, LoRA's, the normalization's, the head's",

@@ -39,13 +39,14 @@ class Dataset:
     validate: list[Sample]
 
 
-def load_dataset(root: str | Path) -> Dataset:
+def load_dataset(root: str | Path, fakes_in_train: bool = True) -> Dataset:
     """Find the samples to train on and to validate with, in an order that is always the same.
 
     `root` is a folder with `train/` and `validate/` (also `valid`, `val`, `validation`), each with
     `real/` and `fake/`; upper and lower case are the same. Or it is a CSV file as in
     `load_samples`, whose column `split` says train or validate (rows that say test are left out);
-    without that column a fifth of the groups validates.
+    without that column a fifth of the groups validates. Without `fakes_in_train` there need be no
+    fakes to train on, and those that are there are left out.
 
     Raises UserError when something is missing, a class is empty, or a group crosses the split.
     """
@@ -60,9 +61,12 @@ def load_dataset(root: str | Path) -> Dataset:
                 raise UserError(f"{root}: there is no folder {name}/ in it.\n{_NEXT_STEPS}")
         train, validate = load_samples(train_folder), load_samples(validate_folder)
 
+    if not fakes_in_train:
+        train = [sample for sample in train if sample.label == REAL]
     for split, samples in (("train", train), ("validate", validate)):
         for label, name in enumerate(CLASS_NAMES):
-            if not any(sample.label == label for sample in samples):
+            wanted = fakes_in_train or (split, label) != ("train", FAKE)
+            if wanted and not any(sample.label == label for sample in samples):
                 raise UserError(
                     f"{root}: no {name} pictures to {split} with; "
                     f"both classes need some in train and in validate.\n{_NEXT_STEPS}"

@@ -108,6 +108,10 @@ def train(
         cache_bytes,
         keras_backend.rank(),
         keras_backend.world(),
+        self_blended=recipe.self_blended,
+        balance=recipe.balance,
+        label_smoothing=recipe.label_smoothing,
+        mixup=recipe.mixup,
     )
     model = fit(architecture, recipe, batches, start, run, resume)
     return finished_network(model, architecture)
@@ -205,10 +209,20 @@ def _compile(model: keras.Model, learning_rate: float, steps: int) -> None:
         optimizer=keras.optimizers.Adam(rates),
         loss=keras.losses.BinaryCrossentropy(from_logits=True),
         metrics=[
-            keras.metrics.AUC(num_thresholds=2000, from_logits=True, name="auc"),
-            keras.metrics.BinaryAccuracy(threshold=0.0, name="accuracy"),
+            _of_labels(keras.metrics.AUC)(num_thresholds=2000, from_logits=True, name="auc"),
+            _of_labels(keras.metrics.BinaryAccuracy)(threshold=0.0, name="accuracy"),
         ],
     )
+
+
+def _of_labels(metric: type) -> type:
+    """A metric that takes what is smoothed or mixed for what it mostly is: real or fake."""
+
+    class OfLabels(metric):
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            return super().update_state(y_true > 0.5, y_pred, sample_weight)
+
+    return OfLabels
 
 
 @contextlib.contextmanager

@@ -14,6 +14,10 @@ KERAS = {
     "precision": "auto",
     "resize_filter": "area",
     "augmentation": Augmentation(),
+    "self_blended": 0.0,
+    "balance": "none",
+    "label_smoothing": 0.0,
+    "mixup": 0.0,
 }
 TORCH = {
     **KERAS,

@@ -146,6 +146,10 @@ def train(
         workers,
         cache_bytes,
         world=devices(),
+        self_blended=recipe.self_blended,
+        balance=recipe.balance,
+        label_smoothing=recipe.label_smoothing,
+        mixup=recipe.mixup,
     )
     trainer = _Trainer(classifier, recipe, batches, architecture.scaling, run)
     checkpoint = trainer.progress.find_checkpoint() if resume else None
@@ -180,18 +184,18 @@ class Classifier(nn.Module):
 
 
 class _Pictures(Dataset):
-    """Training pictures by (epoch, index), or validation pictures by index, a batch at a time."""
+    """Training pictures by (epoch, number), or validation pictures by index, a batch at a time."""
 
     def __init__(self, batches: Batches, scaling: PixelScaling, training: bool):
         self._batches, self._scaling, self._training = batches, scaling, training
 
     def __len__(self) -> int:
-        return len(self._batches.train if self._training else self._batches.validate)
+        return len(self._batches.epochs if self._training else self._batches.validate)
 
     def __getitems__(self, keys: list) -> dict[str, torch.Tensor]:
         if self._training:
             epoch = keys[0][0]
-            pixels, labels = self._batches.augmented(epoch, [index for _, index in keys])
+            pixels, labels = self._batches.augmented(epoch, [number for _, number in keys])
         else:
             pixels, labels = self._batches.as_scored(keys)
         pixels = torch.from_numpy(self._scaling(pixels)).permute(0, 3, 1, 2)
@@ -199,22 +203,23 @@ class _Pictures(Dataset):
 
 
 class _Order(Sampler):
-    """(epoch, index) of the training pictures in the order of the `epoch`, shared by all processes;
+    """(epoch, number) of the training pictures in the order of the `epoch`, for all processes;
     accelerate hands every process its own batches of it."""
 
     def __init__(self, batches: Batches, accumulation: int):
         # Not by set_epoch(), which accelerate does not call through all that it wraps around this.
         self._batches, self.epoch = batches, 0
         step = batches.batch_size * devices() * accumulation
-        whole = len(batches.train) // step * step  # no step of an epoch is smaller than the others
-        self._length = whole or len(batches.train)
+        pictures = len(batches.epochs)
+        whole = pictures // step * step  # no step of an epoch is smaller than the others
+        self._length = whole or pictures
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        for index in self._batches.order(self.epoch)[: self._length].tolist():
-            yield self.epoch, index
+        for number in self._batches.order(self.epoch)[: self._length].tolist():
+            yield self.epoch, number
 
 
 class _Trainer(Trainer):

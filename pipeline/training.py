@@ -27,6 +27,8 @@ from pipeline.files import atomic_write
 from pipeline.finishing import code_revision, finish_training
 from pipeline.memory import keep_freed_memory
 from pipeline.runs import close_run, open_run, read_history
+from pipeline.sampling import Epochs, say_composition
+from pipeline.self_blending import SelfBlender
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class Recipe:
     target_accuracy: float | None  # training stops once the validation accuracy reaches it
     augmentation: Augmentation
     resize_filter: str
+    self_blended: float = 0.0  # for these four see batches.Batches
+    balance: str = "none"
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
 
     def check(self, architecture: Architecture) -> None:
         """Raise UserError, at once, where this network cannot be trained so."""
@@ -69,15 +75,20 @@ def train_detector(args: argparse.Namespace) -> dict | None:
         hub.require_token()
     architecture = ARCHITECTURES[args.architecture]
     output = args.output or WEIGHTS / architecture.name
-    dataset = load_dataset(args.data)
+    self_blended = args.recipe.get("self_blended", 0.0)
+    without_fakes = self_blended == 1
+    dataset = load_dataset(args.data, fakes_in_train=not without_fakes)
     if args.show_augmentation is None:
         engine = engine_of(architecture, args.device)
         recipe = engine.Recipe(**args.recipe)
         recipe.check(architecture)
         start = engine.starting_point(args.init, architecture)
+        Epochs(dataset.train, recipe.self_blended, recipe.balance, recipe.seed)  # may refuse
     with _only_the_first_process_speaks():
+        if without_fakes:
+            print("Training without fakes: any in train/ are left out.", file=sys.stderr)
         dataset, audit = audited_dataset(dataset, args.workers)
-    _require_both_classes(dataset)
+    _require_both_classes(dataset, fakes_in_train=not without_fakes)
     if args.show_augmentation:
         show_augmentation(
             dataset.train,
@@ -85,6 +96,7 @@ def train_detector(args: argparse.Namespace) -> dict | None:
             args.recipe["augmentation"],
             args.recipe["seed"],
             args.show_augmentation,
+            SelfBlender(architecture.input_size) if self_blended else None,
         )
         return None
     description = train_on(
@@ -126,6 +138,7 @@ def train_on(
     `notes` are further entries for the section `training` of detector.json; `name` is the
     detector's name, by default that of its folder.
     """
+    epochs = Epochs(dataset.train, recipe.self_blended, recipe.balance, recipe.seed)
     revision = code_revision()
     settings = {
         "architecture": architecture.name,
@@ -140,6 +153,8 @@ def train_on(
             f"Training {architecture.name} on {engine.device_in_words()}, start: {start.label}.",
             file=sys.stderr,
         )
+        if recipe.self_blended or recipe.balance != "none":
+            say_composition(epochs)
         with atomic_write(run / "audit.json") as file:
             json.dump(audit, file, indent=1)
     trained = engine.train(architecture, recipe, dataset, start, run, resume, workers)
@@ -208,10 +223,11 @@ def _only_the_first_process_speaks() -> contextlib.AbstractContextManager:
     return contextlib.redirect_stderr(open(os.devnull, "w"))
 
 
-def _require_both_classes(dataset: Dataset) -> None:
+def _require_both_classes(dataset: Dataset, fakes_in_train: bool) -> None:
     for split, samples in (("train", dataset.train), ("validate", dataset.validate)):
         for label, name in enumerate(CLASS_NAMES):
-            if not any(sample.label == label for sample in samples):
+            wanted = fakes_in_train or (split, label) != ("train", FAKE)
+            if wanted and not any(sample.label == label for sample in samples):
                 raise UserError(
                     f"{dataset.root}: not one {name} picture to {split} with can be read; the "
                     "audit above says why."

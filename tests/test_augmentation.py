@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,8 +19,10 @@ from pipeline.images import read_image, resize
 PORTRAIT = read_image(Path(__file__).resolve().parent.parent / "samples" / "real_collins.jpg")
 ALWAYS = Augmentation(
     flip=1, crop=1, rescale=1, blur=1, noise=1, brightness=1, jpeg=1, webp=1
-)  # every change, every time
-CHANGES = ("flip", "crop", "rescale", "blur", "noise", "brightness", "jpeg", "webp")
+)  # every usual change, every time
+HARSH = ("soften", "sharpen", "screenshot")
+EVERYTHING = replace(ALWAYS, **dict.fromkeys(HARSH, 1))
+CHANGES = ("flip", "crop", "rescale", "blur", "noise", "brightness", "jpeg", "webp", *HARSH)
 
 
 def only(change: str) -> Augmentation:
@@ -44,7 +47,7 @@ def stripes(height: int, width: int) -> np.ndarray:
     st.booleans(),
     st.sampled_from([32, 61, 256]),
     st.sampled_from(["area", "nearest"]),
-    st.sampled_from([ALWAYS, Augmentation(), NO_AUGMENTATION]),
+    st.sampled_from([EVERYTHING, ALWAYS, Augmentation(), NO_AUGMENTATION]),
     st.integers(0, 2**32),
 )
 @settings(deadline=None, max_examples=60)
@@ -83,7 +86,9 @@ def test_each_change_changes_the_picture_but_not_what_it_shows(change):
     for seed in range(5):
         result = augment(PORTRAIT, 256, "area", only(change), rng(seed)).astype(float)
         assert np.abs(result - plain).mean() > 0.2
-        if change not in ("flip", "crop"):  # these move it
+        if change == "soften":  # down to 31 of the 256 pixels
+            assert np.corrcoef(result.ravel(), plain.ravel())[0, 1] > 0.85
+        elif change not in ("flip", "crop"):  # these move it
             assert np.corrcoef(result.ravel(), plain.ravel())[0, 1] > 0.95
 
 
@@ -183,3 +188,30 @@ def test_the_sheet_of_a_small_dataset(tmp_path):
     show_augmentation(samples, ARCHITECTURES["meso4"], Augmentation(), 0, sheet)
     with Image.open(sheet) as image:
         assert image.size == (8 * 256, 2 * 256)
+
+
+def sharpness(image: np.ndarray) -> float:
+    return cv2.Laplacian(image, cv2.CV_32F).std()
+
+
+def test_softened_and_sharpened_pictures_are_what_they_are_called():
+    plain = sharpness(resize(PORTRAIT, 256, "area"))
+    for seed in range(20):
+        soft = augment(PORTRAIT, 256, "area", only("soften"), rng(seed))
+        sharp = augment(PORTRAIT, 256, "area", only("sharpen"), rng(seed))
+        assert sharpness(soft) < 0.5 * plain < 1.1 * plain < sharpness(sharp)
+
+
+def test_a_screenshot_stays_in_its_place():
+    image = stripes(256, 256)
+    for seed in range(20):
+        shown = augment(image, 256, "area", only("screenshot"), rng(seed)).astype(int)
+        inside = np.s_[4:-4, 4:-4]
+        assert np.abs(shown - image)[inside].mean() < 4  # the shift is below two pixels
+
+
+def test_changes_that_nobody_asked_for_draw_nothing():
+    """Else the recipes from before there were any would give other pictures."""
+    random = rng(0)
+    augment(PORTRAIT, 64, "area", NO_AUGMENTATION, random)
+    assert random.random() == rng(0).random(9)[8], "one draw for each of the eight usual changes"

@@ -1,5 +1,8 @@
 """What networks are fed: in which order, by which process, and the same again after a kill."""
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,8 +10,10 @@ from PIL import Image
 from models import ARCHITECTURES
 from pipeline.augmentation import NO_AUGMENTATION, Augmentation
 from pipeline.batches import Batches, PictureCache
-from pipeline.dataset import Dataset, Sample, load_dataset
+from pipeline.dataset import FAKE, REAL, Dataset, Sample, load_dataset
+from pipeline.errors import UserError
 from pipeline.images import read_image, resize
+from pipeline.sampling import BALANCES, SELF_BLENDED, Epochs, source_of
 from tests.tiny_dataset import make_dataset, portrait
 
 MESO4 = ARCHITECTURES["meso4"]
@@ -129,3 +134,145 @@ def test_a_full_cache_still_gives_the_right_pictures(tmp_path):
         for path, picture in expected.items():
             np.testing.assert_array_equal(cache[path], picture)
     assert len(decoded) == 6 + 2 * 3, "three pictures fit and the other three are read each time"
+
+
+# ---- what an epoch shows
+
+
+def lopsided(tmp_path: Path) -> list[Sample]:
+    """6 real pictures of a, 2 of b; 9 fakes of c, 2 of d, 1 of e."""
+    counts = {(REAL, "a"): 6, (REAL, "b"): 2, (FAKE, "c"): 9, (FAKE, "d"): 2, (FAKE, "e"): 1}
+    return [
+        Sample(tmp_path / f"{source}_{number}.jpg", label)
+        for (label, source), count in counts.items()
+        for number in range(count)
+    ]
+
+
+def shown(epochs: Epochs, epoch: int) -> list[Sample]:
+    return [epochs.pictures[epochs.index(number)] for number in epochs.order(epoch)]
+
+
+def test_the_order_of_plain_epochs_is_that_of_their_seed(tmp_path):
+    """As it was before epochs could be made up otherwise: no earlier training changes."""
+    samples = lopsided(tmp_path)
+    for epoch in range(3):
+        expected = np.random.default_rng((5, epoch)).permutation(len(samples))
+        np.testing.assert_array_equal(Epochs(samples, 0, "none", 5).order(epoch), expected)
+
+
+@pytest.mark.parametrize("self_blended", [0.0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("balance", BALANCES)
+def test_an_epoch_is_made_of_what_was_asked_for(tmp_path, balance, self_blended):
+    samples = lopsided(tmp_path)
+    epochs = Epochs(samples, self_blended, balance, 0)
+    for epoch in range(3):
+        pictures = shown(epochs, epoch)
+        assert len(pictures) == len(epochs)
+        assert len(set(epochs.order(epoch).tolist())) == len(epochs)
+        fakes = [sample for sample in pictures if sample.label == FAKE]
+        forged = [sample for sample in fakes if sample.generator == SELF_BLENDED]
+        assert len(forged) == round(self_blended * len(fakes))
+        assert all(sample.path.name[0] in "ab" for sample in forged)
+        real = len(pictures) - len(fakes)
+        if balance != "none":
+            assert abs(real - len(fakes)) <= 1
+        elif self_blended < 1:
+            assert (real, len(fakes)) == (8, 12)
+        else:
+            assert (real, len(fakes)) == (8, 8)
+        if balance == "generator":
+            for of_kind in (
+                [sample for sample in pictures if sample.label == REAL],
+                forged,
+                [sample for sample in fakes if sample.generator != SELF_BLENDED],
+            ):
+                counts = Counter(sample.path.name[0] for sample in of_kind)
+                assert not counts or max(counts.values()) - min(counts.values()) <= 1
+                assert not counts or set(counts) in ({"a", "b"}, {"c", "d", "e"})
+
+
+def test_what_there_is_too_much_of_comes_in_turn(tmp_path):
+    epochs = Epochs(lopsided(tmp_path), 0, "generator", 0)
+    seen = [{s.path.name for s in shown(epochs, e) if s.path.name[0] == "c"} for e in range(12)]
+    assert {len(names) for names in seen} == {3}
+    assert set.union(*seen) == {f"c_{number}.jpg" for number in range(9)}
+
+
+def test_sources_come_from_folders_columns_or_file_names(tmp_path):
+    assert source_of(Sample(tmp_path / "dfdc_swap_ab.jpg", FAKE)) == "dfdc_swap"
+    assert source_of(Sample(tmp_path / "dfdc_swap_ab.jpg", FAKE, "mine")) == "mine"
+    assert source_of(Sample(tmp_path / "00012.jpg", FAKE)) == ""
+
+
+def test_what_cannot_be_balanced_is_refused(tmp_path):
+    same = [Sample(tmp_path / f"{number}.jpg", number % 2) for number in range(8)]
+    with pytest.raises(UserError, match="but one generator of each class"):
+        Epochs(same, 0, "generator", 0)
+    videos = [Sample(tmp_path / f"{number}_frame.jpg", number % 2) for number in range(80)]
+    with pytest.raises(UserError, match="real pictures come from 40 sources, for example 0"):
+        Epochs(videos, 0, "generator", 0)
+    Epochs(videos, 0, "class", 0)
+
+
+def test_a_picture_that_comes_twice_is_changed_anew(tmp_path):
+    dataset = load_dataset(make_dataset(tmp_path, train=8, validate=2))
+    train = [s for s in dataset.train if s.label == REAL] + [dataset.train[0]]
+    lonely = Dataset(dataset.root, train, dataset.validate)
+    batches = make_batches(lonely, augmentation=Augmentation(), balance="class")
+    numbers = [n for n in batches.order(0) if batches.epochs.index(n) == len(train) - 1]
+    assert len(numbers) == len(batches.epochs) // 2
+    pixels, labels = batches.augmented(0, numbers)
+    assert len({picture.tobytes() for picture in pixels}) == len(numbers)
+    assert set(labels[:, 0]) == {FAKE}
+
+
+def test_without_a_single_fake_half_of_the_pictures_are_forgeries(tmp_path):
+    dataset = load_dataset(make_dataset(tmp_path, train=12, validate=4), fakes_in_train=False)
+    assert {sample.label for sample in dataset.train} == {REAL}
+    batches = make_batches(dataset, self_blended=1.0)
+    assert batches.steps == 3 and len(batches.epochs) == 12
+    known = {as_scored(sample).tobytes() for sample in dataset.train}
+    steps = [batches.training(step) for step in range(6)]
+    again = make_batches(dataset, self_blended=1.0, cache_bytes=0)
+    for step in (5, 3):
+        for one, other in zip(again.training(step), steps[step], strict=True):
+            np.testing.assert_array_equal(one, other)
+    pixels, labels = (np.concatenate(part) for part in zip(*steps, strict=True))
+    untouched = np.array([picture.tobytes() in known for picture in pixels])
+    assert labels.sum() == 12
+    assert not untouched[labels[:, 0] == FAKE].any()
+    # The others are altered as a whole, half of the time.
+    assert 0 < untouched[labels[:, 0] == REAL].sum() < 12
+    _, labels = batches.validation(0)
+    assert labels[:, 0].tolist() == [sample.label for sample in dataset.validate]
+
+
+def test_smoothed_labels_are_those_of_training_alone(tmp_path):
+    dataset = load_dataset(make_dataset(tmp_path, train=4, validate=2))
+    batches = make_batches(dataset, label_smoothing=0.1)
+    assert sorted(batches.training(0)[1][:, 0]) == pytest.approx([0.05, 0.05, 0.95, 0.95])
+    assert sorted(batches.validation(0)[1][:, 0]) == [0, 1]
+
+
+def test_mixed_pictures_are_mixed_with_the_next_one_and_so_are_their_labels(tmp_path):
+    dataset = load_dataset(make_dataset(tmp_path, train=16, validate=2))
+    plain, mixing = (make_batches(dataset, 8, mixup=mixup) for mixup in (0.0, 1.0))
+    numbers = mixing.order(0)[:8]
+    pixels, labels = plain.augmented(0, numbers)
+    mixed, soft = mixing.augmented(0, numbers)
+    assert mixed.dtype == np.uint8 and soft.dtype == np.float32
+    shares = []
+    for i in range(8):
+        j = (i + 1) % 8
+        one, other = pixels[i].astype(float), pixels[j].astype(float)
+        share = ((mixed[i] - other) * (one - other)).sum() / ((one - other) ** 2).sum()
+        assert np.abs(share * one + (1 - share) * other - mixed[i]).max() < 1.5
+        assert soft[i, 0] == pytest.approx(
+            share * labels[i, 0] + (1 - share) * labels[j, 0], abs=0.01
+        )
+        shares.append(share)
+    assert len({round(share, 2) for share in shares}) > 4
+    for one, other in zip(mixing.augmented(0, numbers), (mixed, soft), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (mixing.augmented(1, numbers)[0] != mixed).any()

@@ -207,6 +207,7 @@ def test_versions_of_a_detector_that_has_none(detector):
     [
         (["--new-data", "nowhere"], "nowhere"),
         (["--new-data", "x", "--replay-fraction", "1"], "--replay-fraction 1"),
+        (["--new-data", "x", "--self-blended", "1"], "--self-blended 1"),
         (["--new-data", "x", "--use", "2"], "not allowed with"),
         ([], "one of the arguments"),
     ],

@@ -399,6 +399,34 @@ def test_a_training_killed_again_and_again_ends_with_the_same_bits(reference, tm
 
 
 @pytest.mark.slow
+def test_a_detector_trains_without_a_single_fake_killed_and_resumed(tmp_path):
+    data = make_dataset(tmp_path / "data", train=24, validate=16)
+    shutil.rmtree(data / "train" / "fake")
+    arguments = ["--data", data, "--epochs", 2, "--batch-size", 8, "--workers", 2]
+    arguments += ["--self-blended", 1, "--mixup", 0.4, "--label-smoothing", 0.1]
+    arguments += ["--augmentation", "soften=0.5"]
+    expected, output = tmp_path / "expected", tmp_path / "killed"
+    done = run_training(*arguments, "--output", expected)
+    assert done.returncode == 0, done.stderr
+    assert "An epoch shows 12 real (12) and 12 fake (12 self-blended)." in done.stderr
+    training = load_detector(expected).description["training"]
+    assert training["images"] == {"real": 12, "fake": 0}
+    asked = {"self_blended": 1.0, "mixup": 0.4, "label_smoothing": 0.1, "soften": 0.5, "jpeg": 0.2}
+    assert asked.items() <= training["arguments"].items()
+
+    done = run_training(*arguments, "--output", output, killed=("batch", 5))
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    done = run_training(*arguments, "--mixup", 0.3, "--output", output, "--resume")
+    assert done.returncode == 2 and "mixup (was 0.4, is 0.3)" in done.stderr
+    done = run_training(*arguments, "--output", output, "--resume")
+    assert done.returncode == 0, done.stderr
+    histories = [without_time(read_history(folder)) for folder in (output, expected)]
+    assert histories[0] == histories[1]
+    assert all(0 <= line["auc"] <= 1 and line["loss"] < 5 for line in histories[0])
+    assert same_weights(output / "model.weights.h5", expected / "model.weights.h5")
+
+
+@pytest.mark.slow
 def test_an_unfinished_training_is_resumed_or_refused(reference, tmp_path):
     output = tmp_path / "weights" / "new"
     arguments = [*reference.arguments, "--output", output]
@@ -497,6 +525,38 @@ def test_a_class_without_a_readable_picture_is_refused(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="not one fake picture to train with can be read"):
         train_here(monkeypatch, "--data", data, "--output", tmp_path / "out")
     assert not (tmp_path / "out.run").exists()
+
+
+def test_fakes_to_train_on_may_lack_where_forgeries_take_their_place(monkeypatch, tmp_path):
+    data = make_dataset(tmp_path / "data", train=4, validate=4)
+    shutil.rmtree(data / "train" / "fake")
+    arguments = ["--data", data, "--show-augmentation", tmp_path / "sheet.png"]
+    for fraction in (0, 0.5):
+        with pytest.raises(UserError, match="no fake pictures to train with"):
+            train_here(monkeypatch, *arguments, "--self-blended", fraction)
+    train_here(monkeypatch, *arguments, "--self-blended", 1)
+    assert read_image(tmp_path / "sheet.png").shape == (4 * 256, 8 * 256, 3)
+    shutil.rmtree(data / "validate" / "fake")
+    with pytest.raises(UserError, match="no fake pictures to validate with"):
+        train_here(monkeypatch, *arguments, "--self-blended", 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--augmentation", "soften=2", "2 does not lie between 0 and 1"),
+        ("--augmentation", "soften", "write NAME=PROBABILITY"),
+        ("--augmentation", "soft=0.1", "there is no change 'soft'; there are flip, crop"),
+        ("--mixup", "-1", "is below zero"),
+        ("--self-blended", "1.1", "does not lie between 0 and 1"),
+        ("--balance", "kind", "invalid choice"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(monkeypatch, capsys, option, value, sentence):
+    with pytest.raises(SystemExit) as refused:
+        train_here(monkeypatch, f"{option}={value}")
+    assert refused.value.code == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_showing_the_augmentation_trains_nothing(reference, monkeypatch, tmp_path):

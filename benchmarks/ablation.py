@@ -1,0 +1,177 @@
+"""Does an idea help? Train variants of a recipe with several seeds, and test each on other data.
+
+    python benchmarks/ablation.py --data FACES --tests FACES/test/* --output ablation/
+    python benchmarks/ablation.py --data FACES --tests FACES/test/* --output ablation/ \\
+        --script "train_efficientnet.py --architecture efficientnet_lite0" --seeds 0 --epochs 6 \\
+        --variant "baseline=" --variant "half blended=--self-blended 0.5"
+
+FACES is a dataset as training wants it; each test set holds real/, fake/ or both. A variant is a
+name and further options of the training script; without any, VARIANTS are compared. Every run is a
+training of its own, OUTPUT/NAME/seed-N. Stopped, the same command goes on where it was: finished
+runs are skipped, a half-finished one is resumed. Writes OUTPUT/ablation.md, which it also prints,
+and OUTPUT/ablation.json: for each test set the mean AUC over the seeds and its standard deviation,
+and for one without fakes the share of real faces called fake.
+"""
+
+import argparse
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.evaluate import measure
+from benchmarks.tunings import run_script
+from pipeline.commands import open_detector, positive_int, run, whole_number
+from pipeline.errors import UserError
+from pipeline.files import atomic_write
+
+HARSH = "--augmentation soften=0.2,sharpen=0.2,screenshot=0.2"
+VARIANTS = {
+    "baseline": "",
+    "balanced": "--balance generator",
+    "harsh": HARSH,
+    "half blended": "--self-blended 0.5",
+    "all blended": "--self-blended 1",
+    "smoothed": "--label-smoothing 0.1",
+    "mixup": "--mixup 0.2",
+    "together": f"--balance generator --self-blended 0.3 {HARSH}",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="FACES")
+    parser.add_argument("--tests", nargs="+", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--script", default="train_meso.py --architecture meso4")
+    parser.add_argument("--variant", action="append", type=named_options, metavar="NAME=OPTIONS")
+    parser.add_argument("--seeds", nargs="+", type=whole_number, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=positive_int, help="default: as the script has it")
+    args = parser.parse_args()
+    variants = dict(args.variant) if args.variant else VARIANTS
+    if len({test.name for test in args.tests}) < len(args.tests):
+        raise UserError("Two of the --tests have the same name, and would be one column: copy one.")
+    common = [*shlex.split(args.script), "--data", str(args.data.resolve())]
+    common += ["--epochs", str(args.epochs)] if args.epochs else []
+    results = []
+    for seed in args.seeds:  # all variants with one seed say more than one with all seeds
+        for name, options in variants.items():
+            folder = args.output.resolve() / re.sub(r"\W+", "-", name) / f"seed-{seed}"
+            train([*common, *shlex.split(options), "--seed", str(seed)], folder)
+            figures = test(folder, args.tests)
+            results.append({"variant": name, "options": options, "seed": seed, "tests": figures})
+            report(results, args.output)
+    print((args.output / "ablation.md").read_text(encoding="utf-8"))
+
+
+def named_options(text: str) -> tuple[str, str]:
+    name, equals, options = text.partition("=")
+    if not equals or not re.search(r"\w", name):
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=OPTIONS, such as none=")
+    return name, options
+
+
+def train(command: list[str], folder: Path) -> None:
+    """Train the detector folder `folder` unless that is done, going on with what there is.
+
+    Raises UserError where the training fails, or `folder` comes from another command.
+    """
+    note = folder.with_name(f"{folder.name}.command.json")
+    if note.exists():
+        earlier = json.loads(note.read_text(encoding="utf-8"))
+        if earlier != command:
+            raise UserError(
+                f"{folder} was trained by another command, `{shlex.join(earlier)}`: choose another "
+                "--output or another name for the variant."
+            )
+    else:
+        with atomic_write(note) as file:
+            json.dump(command, file)
+    if (folder / "detector.json").exists():
+        return
+    print(f"{folder.parent.name}, {folder.name}: {shlex.join(command)}", file=sys.stderr)
+    script, *options = command
+    run_script([script], [*options, "--output", folder, "--resume"])
+
+
+def test(folder: Path, tests: list[Path]) -> dict:
+    """Test set → the figures of a detector folder, as in evaluate.py; measured once."""
+    path = folder.with_name(f"{folder.name}.tests.json")
+    figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    missing = [test for test in tests if str(test.resolve()) not in figures]
+    if missing:
+        detector = open_detector(folder)
+        for test_set in missing:
+            figures[str(test_set.resolve())] = measure(detector, test_set)
+        with atomic_write(path) as file:
+            json.dump(figures, file, indent=1)
+    return {test.name: figures[str(test.resolve())] for test in tests}
+
+
+def report(results: list[dict], output: Path) -> None:
+    """Write ablation.json (the runs, and the table's numbers) and ablation.md."""
+    rows = summary(results)
+    with atomic_write(output / "ablation.json") as file:
+        json.dump({"summary": rows, "runs": results}, file, indent=1)
+    with atomic_write(output / "ablation.md") as file:
+        file.write(as_table(rows))
+
+
+def summary(results: list[dict]) -> list[dict]:
+    """A row a variant: `variant`, `options`, `seeds`, and `tests`: test set → `figure` ("auc" or,
+    without fakes or real pictures, the recall there is), its `mean` and its `deviation` over the
+    seeds (with n - 1; None of a single one)."""
+    rows = []
+    for name in dict.fromkeys(result["variant"] for result in results):
+        runs = [result for result in results if result["variant"] == name]
+        tests = {}
+        for test_set, first in runs[0]["tests"].items():
+            figure = next(key for key in ("auc", "called_fake", "recall_fake") if key in first)
+            values = [run["tests"][test_set][figure][0] for run in runs]
+            tests[test_set] = {
+                "figure": figure,
+                "mean": float(np.mean(values)),
+                "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+            }
+        seeds = [run["seed"] for run in runs]
+        rows.append(
+            {"variant": name, "options": runs[0]["options"], "seeds": seeds, "tests": tests}
+        )
+    return rows
+
+
+def as_table(rows: list[dict]) -> str:
+    """The summary as a Markdown table, the best of each column in bold."""
+    titles = {"auc": "AUC", "called_fake": "real called fake", "recall_fake": "fakes found"}
+    tests = rows[0]["tests"]
+    head = ["variant", "options", "seeds"]
+    head += [f"{name}, {titles[test['figure']]}" for name, test in tests.items()]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in rows:
+        cells = [row["variant"], f"`{row['options']}`" if row["options"] else "–"]
+        cells.append(str(len(row["seeds"])))
+        for name, test in row["tests"].items():
+            better = min if test["figure"] == "called_fake" else max
+            best = better(other["tests"][name]["mean"] for other in rows)
+            cells.append(as_cell(test, bold=test["mean"] == best and len(rows) > 1))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def as_cell(test: dict, bold: bool) -> str:
+    number = "{:.3f}" if test["figure"] == "auc" else "{:.1%}"
+    cell = number.format(test["mean"])
+    if test["deviation"] is not None:
+        cell += f" ± {number.format(test['deviation'])}"
+    return f"**{cell}**" if bold else cell
+
+
+if __name__ == "__main__":
+    run(main, after_stop="The same command goes on from here.")
