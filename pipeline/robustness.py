@@ -7,7 +7,7 @@ same picture always comes out the same.
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -15,18 +15,6 @@ import numpy as np
 CLEAN = "clean"
 SOCIAL_SIDE = 160  # of face pictures in the network-like chain, in pixels
 SCREEN_SCALE = 0.8
-
-
-@dataclass(frozen=True)
-class Degradation:
-    """One column of the grid: its name, and what it does to a picture (H, W, 3) uint8 RGB."""
-
-    name: str
-    apply: Callable[[np.ndarray], np.ndarray]
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """The degraded picture, of the same shape and type."""
-        return self.apply(image)
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
@@ -83,21 +71,11 @@ def social_network(image: np.ndarray) -> np.ndarray:
     return _resize(jpeg(sharpened, 60), image.shape)
 
 
-def _grid() -> dict[str, Degradation]:
-    cells: list[tuple[str, Callable[[np.ndarray], np.ndarray]]] = [(CLEAN, lambda image: image)]
-    for name, change, values in (
-        ("JPEG {}", jpeg, (95, 75, 50, 30)),
-        ("WebP {}", webp, (75, 30)),
-        ("resize 1/{}", lambda image, parts: shrink_and_grow(image, 1 / parts), (2, 4)),
-        ("blur σ {}", blur, (1, 2, 3)),
-        ("noise σ {}", noise, (2, 5, 10)),
-    ):
-        cells += [
-            (name.format(value), lambda image, change=change, value=value: change(image, value))
-            for value in values
-        ]
-    cells += [("screenshot", screenshot), ("social network", social_network)]
-    return {name: Degradation(name, apply) for name, apply in cells}
+def fingerprint(name: str) -> str:
+    """The degradation's name with a checksum of what it does: another one where a picture comes out
+    otherwise, be it for a change here or in a library."""
+    ramp = np.add.outer(np.arange(96) * 5, np.arange(96) * 3)[..., None] * np.array([1, 2, 3])
+    return f"{name} {zlib.crc32(GRID[name]((ramp % 256).astype(np.uint8)).tobytes()):08x}"
 
 
 def _scale(image: np.ndarray, factor: float) -> np.ndarray:
@@ -119,5 +97,15 @@ def _recompress(image: np.ndarray, suffix: str, settings: list[int]) -> np.ndarr
     return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
-GRID: dict[str, Degradation] = _grid()
-"""The grid by name, in the order to show it; the first, CLEAN, changes nothing."""
+GRID: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    CLEAN: lambda image: image,
+    **{f"JPEG {quality}": partial(jpeg, quality=quality) for quality in (95, 75, 50, 30)},
+    **{f"WebP {quality}": partial(webp, quality=quality) for quality in (75, 30)},
+    **{f"resize 1/{parts}": partial(shrink_and_grow, factor=1 / parts) for parts in (2, 4)},
+    **{f"blur σ {sigma}": partial(blur, sigma=sigma) for sigma in (1, 2, 3)},
+    **{f"noise σ {deviation}": partial(noise, deviation=deviation) for deviation in (2, 5, 10)},
+    "screenshot": screenshot,
+    "social network": social_network,
+}
+"""The grid: name → what it does to a picture (H, W, 3) uint8 RGB, which gives one of the same shape.
+In the order to show it; the first, CLEAN, changes nothing."""
