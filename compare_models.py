@@ -2,7 +2,7 @@
 
     python compare_models.py weights/* --data test/*                          → reports/
     python compare_models.py weights/meso4 weights/vit --data test/* --sample 100
-    python compare_models.py weights/* --data test/* --training-data kinds.csv
+    python compare_models.py weights/* --data test/* --training-data my_kinds.csv
 
 DETECTOR is a detector folder, MesoNet's published .h5, or whatever else scoring takes; what lies
 beside them in weights/ and is none is skipped and named. TEST is a folder with real/, fake/ or
@@ -15,8 +15,9 @@ detector and set accuracy, recalls, AUC, AP, EER, TPR at 1 and 5 % FPR, ECE and 
 (the mean of the calibrated logits); curves of every training; the worst mistakes, which are your
 own pictures.
 
-Which kinds a detector has seen stands in kinds.csv: detector,generator, a line for each, where
-generator is a test set's name. To leave one generator out, train without it, and name both:
+Which kinds a detector has seen stands in weights/kinds.csv or --training-data: a line
+detector,generator for each, where generator is a test set's name and detector may also be the
+fingerprint of its training data. To leave one generator out, train without it, and name both:
 
     awk -F, 'NR==1 || $3!="stylegan"' dataset/manifest.csv > dataset/without.csv
     python train_meso.py --data dataset/without.csv --output weights/meso4-without-stylegan
@@ -44,9 +45,14 @@ def get_args_parser() -> argparse.ArgumentParser:
         type=whole_number,
         default=100,
         metavar="N",
-        help="how many of these to degrade (%(default)s; 0: all)",
+        help="how many of these to degrade, for the robustness (%(default)s; 0: none)",
     )
-    add("--training-data", type=Path, metavar="FILE.csv", help="which kinds each detector has seen")
+    add(
+        "--training-data",
+        type=Path,
+        metavar="FILE.csv",
+        help="which kinds each detector has seen (weights/kinds.csv)",
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     return parser
 

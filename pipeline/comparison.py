@@ -10,7 +10,6 @@ import json
 import os
 import sqlite3
 import statistics
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from pipeline.calibration import Calibration, sigmoid
 from pipeline.commands import open_detector
 from pipeline.dataset import FAKE, REAL, Sample, load_samples
-from pipeline.detector import Detector
+from pipeline.detector import WEIGHTS, Detector
 from pipeline.errors import ImageError, UserError
 from pipeline.files import sha256_of
 from pipeline.images import read_image, resize
@@ -44,6 +43,7 @@ from pipeline.runtime import Runtime
 
 BATCH_SIZE = 32
 ENSEMBLE = "ensemble"
+KINDS = WEIGHTS / "kinds.csv"
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def find(
 
     A path of `detectors` may be anything that lies beside detectors: what is none is skipped with a
     sentence. `sample` is how many pictures of each class of each set to take, spread evenly (None:
-    all); `grid_sample` how many of these to degrade (0: all). Raises UserError where no detector or
-    no test set is left.
+    all); `grid_sample` how many of these to degrade (0: none). Raises UserError where no detector
+    or no test set is left.
     """
     found = Found()
     for path in detectors:
@@ -126,7 +126,7 @@ def find(
     data = list(data)
     names = [path.resolve().stem for path in data]
     for path, name in zip(data, names, strict=True):
-        if path.is_file() and path.suffix.lower() != ".csv":
+        if os.path.isfile(path) and path.suffix.lower() != ".csv":
             found.skipped.append(f"{path}: neither a folder of pictures nor a CSV file.")
             continue
         try:
@@ -135,7 +135,7 @@ def find(
             found.failed.append(str(error).splitlines()[0])
             continue
         samples = _spread(samples, sample)
-        chosen = {id(picture) for picture in _spread(samples, grid_sample or None)}
+        chosen = {id(picture) for picture in _spread(samples, grid_sample)}
         grid = np.array([id(picture) in chosen for picture in samples])
         unique = name if names.count(name) == 1 else f"{path.resolve().parent.name}/{name}"
         found.sets.append(TestSet(unique, samples, grid))
@@ -334,33 +334,28 @@ def kind_of(contestant: Contestant, test_set: str, training_data: dict[str, set[
 def read_training_data(path: Path | None, contestants: Iterable[Contestant]) -> dict[str, set[str]]:
     """Which kinds each detector was trained on: label → names of test sets.
 
-    From `training.generators` in its detector.json, where it is there, and from a CSV file with the
-    columns detector,generator: a line for each kind that a detector was trained on, one with an
-    empty generator where it has seen none of those tested. The CSV file wins.
+    From a CSV file (None: weights/kinds.csv) with the columns detector,generator: a line for each
+    kind that a detector was trained on. `detector` is its label, or the fingerprint of its training
+    data as in its detector.json, which holds for all detectors trained on these pictures. Of a
+    detector that is not in it, nothing is known. Raises UserError where it cannot be read.
     """
-    known = {
-        contestant.label: set(contestant.detector.description["training"]["generators"])
-        for contestant in contestants
-        if contestant.detector and contestant.detector.description["training"].get("generators")
-    }
-    if path is None:
-        return known
+    file_path = path or KINDS
     listed: dict[str, set[str]] = {}
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(file_path, encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
-                names = listed.setdefault(row["detector"].strip(), set())
-                names.update({(row["generator"] or "").strip()} - {""})
+                listed.setdefault(row["detector"].strip(), set()).add(row["generator"].strip())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--training-data {path}: this file cannot be read ({error}).") from None
+        raise UserError(f"{file_path}: this file cannot be read ({error}).") from None
     except (KeyError, AttributeError):
-        raise UserError(
-            f"--training-data {path}: it must have the columns detector,generator."
-        ) from None
-    unknown = set(listed) - {contestant.label for contestant in contestants}
-    for label in sorted(unknown):
-        print(f"{path}: the detector {label} is not among those compared.", file=sys.stderr)
-    return known | listed
+        raise UserError(f"{file_path}: it must have the columns detector,generator.") from None
+    known = {}
+    for contestant in contestants:
+        training = contestant.detector.description["training"] if contestant.detector else {}
+        for name in (training.get("fingerprint"), contestant.label):  # the label wins
+            if name in listed:
+                known[contestant.label] = listed[name]
+    return known
 
 
 def worst_mistakes(
@@ -384,7 +379,7 @@ def worst_mistakes(
 
 def _open(path: Path, found: Found) -> None:
     is_detector = (path / "detector.json").exists() or str(path).startswith("hf-hub:")
-    if path.exists() and not is_detector and not is_published(path):
+    if os.path.exists(path) and not is_detector and not is_published(path):
         if path.is_dir() and (history := _history(path)):
             found.histories[path.name] = history
             found.skipped.append(

@@ -16,7 +16,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from pipeline.comparison import Contestant, Found, Scores, TestSet, worst_mistakes
 from pipeline.dataset import CLASS_NAMES, FAKE, REAL
@@ -52,7 +51,7 @@ def draw_all(found: Found, scores: Scores, results: dict, folder: Path) -> dict[
         keep(
             "reliability",
             "Reliability: of the pictures that are given a probability, how many are fake. Below "
-            "the diagonal a detector accuses too much. Only groups of ten pictures or more.",
+            "the diagonal a detector accuses too much. Groups of as many pictures each.",
             _panels(both, lambda axes, s: _reliability(axes, s, found, scores, style)),
         )
     keep(
@@ -72,11 +71,15 @@ def draw_all(found: Found, scores: Scores, results: dict, folder: Path) -> dict[
         if cells:
             keep(
                 f"robustness-{_file_name(row['name'])}",
-                f"{row['name']}: what degradations cost.",
+                f"{row['name']}: what degradations cost; brighter is better.",
                 draw_robustness(row["name"], cells),
             )
     if found.histories:
-        keep("training", "Validation AUC by epoch.", draw_training_curves(found.histories))
+        keep(
+            "training",
+            "Validation AUC by epoch; rings: the best epoch of each training.",
+            draw_training_curves(found.histories),
+        )
     for contestant in found.contestants:
         mistakes = worst_mistakes(contestant, found.sets, scores, MISTAKES)
         if any(mistakes.values()):
@@ -127,45 +130,52 @@ def draw_confusion(results: dict) -> Figure:
 
 
 def draw_robustness(name: str, cells: list[dict]) -> Figure:
-    """Degradations × test sets: AUC, fakes found, real pictures called fake."""
-    sets = list(dict.fromkeys(cell["test_set"] for cell in cells))
+    """Degradations × test sets: AUC, fakes found, real pictures called fake; the sets that have it.
+
+    `cells` are the rows of `results["robustness"]` of one detector.
+    """
+    panels = {
+        "AUC": {(c["degradation"], c["test_set"]): c["auc"] for c in cells},
+        "fakes found": {(c["degradation"], c["test_set"]): c["recall_fake"] for c in cells},
+        "real called fake": {
+            (c["degradation"], c["test_set"]): None
+            if c["recall_real"] is None
+            else 1 - c["recall_real"]
+            for c in cells
+        },
+    }
     degradations = [name for name in GRID if any(c["degradation"] == name for c in cells)]
-    of = {(cell["degradation"], cell["test_set"]): cell for cell in cells}
-    panels = (
-        ("AUC", lambda cell: cell["auc"], "cividis"),
-        ("fakes found", lambda cell: cell["recall_fake"], "cividis"),
-        (
-            "real called fake",
-            lambda cell: None if cell["recall_real"] is None else 1 - cell["recall_real"],
-            "cividis_r",
-        ),
-    )
+    sets = {
+        title: list(dict.fromkeys(s for (_, s), value in values.items() if value is not None))
+        for title, values in panels.items()
+    }
+    panels = {title: values for title, values in panels.items() if sets[title]}
+    columns = [len(sets[title]) for title in panels]
     figure, axes = plt.subplots(
         1,
-        3,
-        figsize=(2 + 3 * max(0.62 * len(sets), 1.3), 1.9 + 0.3 * len(degradations)),
+        len(panels),
+        figsize=(
+            1.8 + sum(max(0.75 * count, 1.6) for count in columns),
+            2 + 0.3 * len(degradations),
+        ),
+        width_ratios=columns,
+        squeeze=False,
         sharey=True,
         layout="constrained",
     )
-    for axis, (title, value_of, colours) in zip(axes, panels, strict=True):
-        values = np.array([[value_of(of[d, s]) for s in sets] for d in degradations], dtype=float)
-        low = 0.5 if title == "AUC" else 0
-        axis.imshow(values, cmap=colours, vmin=low, vmax=1, aspect="auto")
-        for (row, column), value in np.ndenumerate(values):
-            lightness = np.clip((value - low) / (1 - low), 0, 1)
-            dark = lightness < 0.5 if colours == "cividis" else lightness > 0.5
-            text = "–" if np.isnan(value) else f"{value:.2f}" if low else f"{value:.0%}"
-            axis.text(
-                column,
-                row,
-                text,
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="black" if np.isnan(value) or not dark else "white",
-            )
+    for axis, (title, of) in zip(axes[0], panels.items(), strict=True):
+        table = np.array([[of[d, s] for s in sets[title]] for d in degradations], dtype=float)
+        low = 0.5 if title == "AUC" else 0.0
+        goodness = np.clip((table - low) / (1 - low), 0, 1)
+        if title == "real called fake":
+            goodness = 1 - goodness
+        axis.imshow(goodness, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+        for (row, column), value in np.ndenumerate(table):
+            text = f"{value:.3f}" if title == "AUC" else f"{value:.0%}"
+            colour = "white" if goodness[row, column] < 0.45 else "black"
+            axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
         axis.set_title(title, fontsize="medium")
-        axis.set_xticks(range(len(sets)), [_broken(s) for s in sets], rotation=45, ha="right")
+        axis.set_xticks(range(len(sets[title])), sets[title], rotation=45, ha="right")
         axis.set_yticks(range(len(degradations)), degradations)
         axis.tick_params(length=0)
     figure.suptitle(name)
@@ -290,15 +300,13 @@ def _roc(axes: Axes, test_set: TestSet, found: Found, scores: Scores, style: dic
 
 
 def _reliability(axes: Axes, test_set: TestSet, found: Found, scores: Scores, style: dict) -> None:
-    bins, fewest = 10, 10
     axes.plot([0, 1], [0, 1], **_CHANCE, label="perfect")
     for contestant in found.contestants:
         labels, probabilities = scores.labelled(contestant, test_set)
-        bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
-        counts = np.bincount(bin_of, minlength=bins)
-        filled = counts >= fewest
-        said = np.bincount(bin_of, probabilities, bins)[filled] / counts[filled]
-        true = np.bincount(bin_of, labels, bins)[filled] / counts[filled]
+        order = np.argsort(probabilities)
+        groups = np.array_split(order, max(1, min(10, len(order) // 20)))
+        said = [probabilities[group].mean() for group in groups]
+        true = [labels[group].mean() for group in groups]
         axes.plot(
             said, true, **style[contestant.label], markersize=5, linewidth=1.2,
             label=contestant.label,
@@ -315,16 +323,9 @@ def _reliability(axes: Axes, test_set: TestSet, found: Found, scores: Scores, st
 def _confusion(axes: Axes, shares: np.ndarray, images: tuple[int, int]) -> None:
     axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (label, called), share in np.ndenumerate(shares):
-        if not np.isnan(share):
-            axes.text(
-                called,
-                label,
-                f"{share:.1%}\n{round(share * images[label])}",
-                ha="center",
-                va="center",
-                fontsize=9,
-                color="white" if share > 0.55 else "black",
-            )
+        text = "–" if np.isnan(share) else f"{share:.1%}\n{round(share * images[label])}"
+        colour = "white" if share > 0.55 else "black"
+        axes.text(called, label, text, ha="center", va="center", fontsize=9, color=colour)
     axes.set_xticks((REAL, FAKE), CLASS_NAMES)
     axes.set_yticks((REAL, FAKE), CLASS_NAMES, rotation=90, va="center")
     axes.tick_params(length=0)
@@ -337,7 +338,7 @@ def _panels(sets: list[TestSet], draw: Callable[[Axes, TestSet], None]) -> Figur
     figure, axes = plt.subplots(
         rows,
         columns,
-        figsize=(3.3 * columns, 3.3 * rows + 0.9),
+        figsize=(3.3 * columns, 3.3 * rows + 0.5),
         squeeze=False,
         layout="constrained",
     )
@@ -346,7 +347,7 @@ def _panels(sets: list[TestSet], draw: Callable[[Axes, TestSet], None]) -> Figur
     for axis, test_set in zip(axes.flat, sets, strict=False):
         draw(axis, test_set)
         axis.set_title(_broken(test_set.name), fontsize="medium")
-    _legend_below(figure, axes.flat[0], columns)
+    _legend_below(figure, axes.flat[0], columns + 1)
     return figure
 
 

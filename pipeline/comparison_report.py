@@ -32,8 +32,8 @@ _NAMES = {
 _TABLES = (
     (
         "Telling real from fake",
-        "Whatever the threshold: area under the ROC curve, average precision, equal error rate, and "
-        "the fakes found where 1 or 5 % of the real pictures of this set are called fake.",
+        "Whatever the threshold: area under the ROC curve, average precision, equal error rate, "
+        "and the fakes found where 1 or 5 % of the real pictures of this set are called fake.",
         ("auc", "ap", "eer", "tpr_at_1_fpr", "tpr_at_5_fpr"),
     ),
     (
@@ -48,10 +48,7 @@ _TABLES = (
         ("ece", "brier"),
     ),
 )
-_AS_SHARES = {"accuracy", "balanced_accuracy", "recall_fake", "called_fake"} | {
-    "tpr_at_1_fpr",
-    "tpr_at_5_fpr",
-}
+_AS_SHARES = {*_TABLES[1][2], "tpr_at_1_fpr", "tpr_at_5_fpr"}
 
 
 def write_report(folder: Path, results: dict, figures: dict[str, str]) -> None:
@@ -94,8 +91,8 @@ def as_markdown(results: dict, figures: dict[str, str]) -> str:
     """The whole report; pictures are links to figures/."""
     parts = [
         "# Comparison of deepfake detectors",
-        f"{date.today():%-d %B %Y}. In brackets 95 % intervals: bootstrap over the pictures, within "
-        "each class; for differences of AUC, DeLong's.",
+        f"{date.today():%-d %B %Y}. In brackets 95 % intervals: bootstrap over the pictures, "
+        "within each class; for differences of AUC, DeLong's.",
         "## Seen and unseen kinds",
         "A kind is *seen* where the detector was trained on pictures of the same generator or "
         "source, other ones; *not stated* where nobody said.",
@@ -113,7 +110,8 @@ def as_markdown(results: dict, figures: dict[str, str]) -> str:
             "adjusted for the number of pairs in the set (Holm).",
             _paired_table(results),
         ]
-    parts += ["## Robustness", _robustness_sentence(results), _robustness_table(results)]
+    if results["robustness"]:
+        parts += ["## Robustness", _robustness_sentence(results), _robustness_table(results)]
     for name in figures:
         if name.startswith("robustness-"):
             parts += _picture(name, figures)
@@ -244,10 +242,7 @@ def _detectors_table(results: dict) -> str:
 
 
 def _figure(figures: dict[str, Estimate], name: str) -> str:
-    if name == "called_fake":
-        estimate = called_fake(figures)
-    else:
-        estimate = figures.get(name)
+    estimate = called_fake(figures) if name == "called_fake" else figures.get(name)
     if estimate is None:
         return "–"
     if name in _AS_SHARES:
@@ -280,7 +275,7 @@ def _cell(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]])", r"\\\1", html.escape(text, quote=False)).replace("\n", " ")
+    return re.sub(r"([\\`*\[\]])", r"\\\1", html.escape(text, quote=False)).replace("\n", " ")
 
 
 def _list(sentences: list[str]) -> list[str]:
@@ -295,7 +290,8 @@ def _picture(name: str, figures: dict[str, str]) -> list[str]:
 
 
 def _write_csv(path: Path, results: dict) -> None:
-    """A line a figure: detector, test set, degradation (clean or of the grid), value, interval."""
+    """A line a figure. `degradation` is empty for the whole test set, and names a cell of the grid,
+    which has fewer pictures and no intervals."""
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(

@@ -72,8 +72,8 @@ def auc(
 
 
 class Roc(NamedTuple):
-    """Shares (draws, points) of real pictures called fake and of fakes found, from (0, 0) to (1, 1),
-    a point for each score that occurs."""
+    """Shares (draws, points) of real pictures called fake and of fakes found: from (0, 0) to (1, 1)
+    with a point for each score that occurs."""
 
     false_alarms: np.ndarray
     hits: np.ndarray

@@ -107,5 +107,5 @@ GRID: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "screenshot": screenshot,
     "social network": social_network,
 }
-"""The grid: name → what it does to a picture (H, W, 3) uint8 RGB, which gives one of the same shape.
-In the order to show it; the first, CLEAN, changes nothing."""
+"""The grid: name → what it makes of a picture (H, W, 3) uint8 RGB, of the same shape and type. In
+the order to show it; the first, CLEAN, changes nothing."""

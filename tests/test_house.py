@@ -16,6 +16,9 @@ MODULES = sorted((REPOSITORY / "models").glob("*.py")) + sorted(
 TRAINING_ONLY = {
     "audit",
     "batches",
+    "comparison",
+    "comparison_figures",
+    "comparison_report",
     "finishing",
     "hub",
     "hugging_face",
@@ -34,6 +37,7 @@ HEAVY = {
     "huggingface_hub",
     "imagehash",
     "keras",
+    "markdown",
     "matplotlib",
     "peft",
     "pyarrow",
