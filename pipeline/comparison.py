@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -80,7 +80,7 @@ class TestSet:
 
     @property
     def labels(self) -> np.ndarray:
-        return np.array([sample.label for sample in self.samples])
+        return np.array([sample.label for sample in self.samples], int)
 
     @property
     def has_both_classes(self) -> bool:
@@ -174,7 +174,7 @@ class Scores:
 
     def readable(self, test_set: TestSet, degradation: str = CLEAN) -> np.ndarray:
         """Which samples of a set have scores, (N,) bool."""
-        readable = np.array([sample.path not in self.unreadable for sample in test_set.samples])
+        readable = np.array([s.path not in self.unreadable for s in test_set.samples], bool)
         return readable if degradation == CLEAN else readable & test_set.grid
 
     def labelled(
@@ -343,12 +343,14 @@ def read_training_data(path: Path | None, contestants: Iterable[Contestant]) -> 
     listed: dict[str, set[str]] = {}
     try:
         with open(file_path, encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file):
-                listed.setdefault(row["detector"].strip(), set()).add(row["generator"].strip())
+            reader = csv.DictReader(file)
+            if not {"detector", "generator"} <= set(reader.fieldnames or ()):
+                raise UserError(f"{file_path}: it must have the columns detector,generator.")
+            for row in reader:
+                kinds = listed.setdefault((row["detector"] or "").strip(), set())
+                kinds.add((row["generator"] or "").strip())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file_path}: this file cannot be read ({error}).") from None
-    except (KeyError, AttributeError):
-        raise UserError(f"{file_path}: it must have the columns detector,generator.") from None
     known = {}
     for contestant in contestants:
         training = contestant.detector.description["training"] if contestant.detector else {}
@@ -397,18 +399,17 @@ def _open(path: Path, found: Found) -> None:
 
 
 def _with_own_labels(contestants: list[Contestant]) -> list[Contestant]:
-    """The contestants with labels that differ: the name, or the folder's path where two share it;
-    the same graph given twice counts once."""
-    by_key = {key_of(contestant.detector): contestant for contestant in reversed(contestants)}
-    unique = list(reversed(by_key.values()))
-    names = [contestant.label for contestant in unique]
+    """The contestants with labels that differ: the name, or the folder's path where two share it.
+    What is given twice, with the same graph and calibration, counts once."""
+    unique: dict[tuple[str, Calibration], Contestant] = {}
+    for contestant in contestants:
+        unique.setdefault((key_of(contestant.detector), contestant.calibration), contestant)
+    names = [contestant.label for contestant in unique.values()]
     return [
         contestant
         if names.count(contestant.label) == 1 and contestant.label != ENSEMBLE
-        else Contestant(
-            str(contestant.detector.folder), contestant.calibration, contestant.detector
-        )
-        for contestant in unique
+        else replace(contestant, label=str(contestant.detector.folder))
+        for contestant in unique.values()
     ]
 
 
