@@ -60,16 +60,19 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main() -> int:
     args = get_args_parser().parse_args()
 
-    from pipeline import comparison  # these need seconds to import
+    from pipeline.comparison import compare  # these need seconds to import
+    from pipeline.comparison_entries import find, read_training_data
     from pipeline.comparison_figures import draw_all
     from pipeline.comparison_report import summary_table, write_report
+    from pipeline.comparison_scores import score
 
-    found = comparison.find(args.detectors, args.data, args.sample, args.grid_sample)
+    found = find(args.detectors, args.data, args.sample, args.grid_sample)
     for sentence in found.skipped + found.failed:
         print(sentence, file=sys.stderr)
-    training_data = comparison.read_training_data(args.training_data, found.contestants)
-    scores = comparison.score(found, args.output / "scores.sqlite", args.device)
-    results = comparison.compare(found, scores, training_data, args.device)
+    training_data = read_training_data(args.training_data, found.contestants)
+    scores = score(found, args.output / "scores.sqlite", args.device)
+    print("Measuring speed, drawing intervals and figures…", file=sys.stderr)
+    results = compare(found, scores, training_data, args.device)
     figures = draw_all(found, scores, results, args.output / "figures")
     write_report(args.output, results, figures)
     print(summary_table(results))

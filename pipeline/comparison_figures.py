@@ -17,7 +17,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.comparison import Contestant, Found, Scores, TestSet, worst_mistakes
+from pipeline.comparison import worst_mistakes
+from pipeline.comparison_entries import Contestant, Found, TestSet
+from pipeline.comparison_scores import Scores
 from pipeline.dataset import CLASS_NAMES, FAKE, REAL
 from pipeline.files import atomic_write
 from pipeline.images import read_image, resize
@@ -35,7 +37,7 @@ _COLUMNS = 3
 def draw_all(found: Found, scores: Scores, results: dict, folder: Path) -> dict[str, str]:
     """Draw every figure that the results allow into `folder`; file name (.png) → its caption."""
     style = _styles([contestant.label for contestant in found.contestants])
-    both = [s for s in found.sets if _has_both(scores, s)]
+    both = [test_set for test_set in found.sets if scores.can_be_ranked(test_set)]
     drawn: dict[str, str] = {}
 
     def keep(name: str, caption: str, figure: Figure) -> None:
@@ -70,7 +72,7 @@ def draw_all(found: Found, scores: Scores, results: dict, folder: Path) -> dict[
         cells = [cell for cell in results["robustness"] if cell["detector"] == row["name"]]
         if cells:
             keep(
-                f"robustness-{_file_name(row['name'])}",
+                f"robustness-{file_name(row['name'])}",
                 f"{row['name']}: what degradations cost; brighter is better.",
                 draw_robustness(row["name"], cells),
             )
@@ -84,7 +86,7 @@ def draw_all(found: Found, scores: Scores, results: dict, folder: Path) -> dict[
         mistakes = worst_mistakes(contestant, found.sets, scores, MISTAKES)
         if any(mistakes.values()):
             keep(
-                f"mistakes-{_file_name(contestant.label)}",
+                f"mistakes-{file_name(contestant.label)}",
                 f"{contestant.label}: its worst mistakes, with the fake_probability that it gave.",
                 draw_mistakes(contestant, mistakes),
             )
@@ -368,10 +370,6 @@ def _styles(labels: list[str]) -> dict[str, dict]:
     }
 
 
-def _has_both(scores: Scores, test_set: TestSet) -> bool:
-    return len(set(test_set.labels[scores.readable(test_set)].tolist())) == 2
-
-
 def _few_minor_labels(value: float, _position: int) -> str:
     digit = round(value / 10 ** math.floor(math.log10(value)))
     return f"{value:g}" if digit in (2, 5) else ""
@@ -387,5 +385,6 @@ def _broken(name: str) -> str:
     return f"{name[: at + 1]}\n{name[at + 1 :]}"
 
 
-def _file_name(label: str) -> str:
+def file_name(label: str) -> str:
+    """A detector's label as a part of a file's name."""
     return "".join(sign if sign.isalnum() or sign in "-_" else "-" for sign in label)

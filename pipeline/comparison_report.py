@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import markdown
-import numpy as np
 
+from pipeline.comparison_figures import file_name
 from pipeline.files import atomic_write
 from pipeline.metrics import Estimate
 
@@ -111,10 +111,7 @@ def as_markdown(results: dict, figures: dict[str, str]) -> str:
             _paired_table(results),
         ]
     if results["robustness"]:
-        parts += ["## Robustness", _robustness_sentence(results), _robustness_table(results)]
-    for name in figures:
-        if name.startswith("robustness-"):
-            parts += _picture(name, figures)
+        parts += _robustness(results, figures)
     parts += ["## Size, speed, training", _detectors_table(results)]
     for name in ("speed.png", "training.png"):
         parts += _picture(name, figures)
@@ -187,40 +184,38 @@ def _paired_table(results: dict) -> str:
     return _table(["test set", "first", "second", "difference", "p", "p (Holm)"], rows)
 
 
-def _robustness_sentence(results: dict) -> str:
+def _robustness(results: dict, figures: dict[str, str]) -> list[str]:
     counts = ", ".join(f"{row['name']} {row['degraded']}" for row in results["test_sets"])
-    return (
+    parts = [
+        "## Robustness",
         "Each degradation is applied to the stored face picture, before the network's own "
-        f"resizing, to real and fake pictures alike. Pictures: {counts}. The table has the mean "
-        "over the test sets; every cell is in results.csv."
-    )
-
-
-def _robustness_table(results: dict) -> str:
-    degradations = list(dict.fromkeys(row["degradation"] for row in results["robustness"]))
-    head, rows = ["degradation"], [[name] for name in degradations]
+        f"resizing, to real and fake pictures alike. Pictures: {counts}. The tables have the AUC "
+        "and by how much it differs from that of the same pictures undegraded, with DeLong's "
+        "interval; both recalls are in the figures and in results.csv.",
+    ]
     for detector in results["detectors"]:
-        head.append(f"{detector['name']}: AUC, fakes found, real called fake")
-        for row in rows:
-            cells = [
-                cell
-                for cell in results["robustness"]
-                if (cell["detector"], cell["degradation"]) == (detector["name"], row[0])
-            ]
-            means = {
-                name: [cell[name] for cell in cells if cell[name] is not None]
-                for name in ("auc", "recall_fake", "recall_real")
-            }
-            row.append(
-                ", ".join(
-                    (
-                        f"{np.mean(means['auc']):.3f}" if means["auc"] else "–",
-                        f"{np.mean(means['recall_fake']):.1%}" if means["recall_fake"] else "–",
-                        f"{1 - np.mean(means['recall_real']):.1%}" if means["recall_real"] else "–",
-                    )
-                )
-            )
-    return _table(head, rows)
+        name = detector["name"]
+        cells = [cell for cell in results["robustness"] if cell["detector"] == name]
+        parts += [
+            f"### {_plain(name)}",
+            _changes_table([cell for cell in cells if cell["auc_change"] is not None]),
+            *_picture(f"robustness-{file_name(name)}.png", figures),
+        ]
+    return parts
+
+
+def _changes_table(cells: list[dict]) -> str:
+    sets = list(dict.fromkeys(cell["test_set"] for cell in cells))
+    rows: dict[str, list[str]] = {}
+    for cell in cells:
+        change = "{:+.3f} ({:+.3f} to {:+.3f})".format(*cell["auc_change"])
+        is_clean = cell["auc_change"] == (0, 0, 0)
+        rows.setdefault(cell["degradation"], []).append(
+            f"{cell['auc']:.3f}" if is_clean else f"{cell['auc']:.3f}, {change}"
+        )
+    return (
+        _table(["degradation", *sets], [[name, *row] for name, row in rows.items()]) if rows else ""
+    )
 
 
 def _detectors_table(results: dict) -> str:
@@ -291,7 +286,7 @@ def _picture(name: str, figures: dict[str, str]) -> list[str]:
 
 def _write_csv(path: Path, results: dict) -> None:
     """A line a figure. `degradation` is empty for the whole test set, and names a cell of the grid,
-    which has fewer pictures and no intervals."""
+    which has fewer pictures, and an interval only for the change of the AUC."""
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
@@ -305,10 +300,12 @@ def _write_csv(path: Path, results: dict) -> None:
         kinds = {(row["detector"], row["test_set"]): row["kind"] for row in results["results"]}
         for row in results["robustness"]:
             kind = kinds[row["detector"], row["test_set"]]
+            cell = [row["detector"], row["test_set"], kind, row["degradation"]]
             for name in ("auc", "recall_real", "recall_fake"):
                 if row[name] is not None:
-                    cell = [row["detector"], row["test_set"], kind, row["degradation"]]
                     writer.writerow([*cell, name, row[name], "", ""])
+            if row["auc_change"] is not None:
+                writer.writerow([*cell, "auc_change", *row["auc_change"]])
 
 
 def _as_html(text: str, folder: Path) -> str:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import comparison
+from pipeline import comparison_scores
 from pipeline.calibration import sigmoid
-from pipeline.comparison import Found, Scores, compare, find, read_training_data, score
-from pipeline.comparison_figures import draw_all
+from pipeline.comparison import compare, worst_mistakes
+from pipeline.comparison_entries import Found, find, kind_of, read_training_data
+from pipeline.comparison_figures import draw_all, file_name
 from pipeline.comparison_report import as_markdown, write_report
+from pipeline.comparison_scores import Scores, score
 from pipeline.errors import UserError
 from pipeline.metrics import delong_test, evaluate
 from pipeline.robustness import CLEAN, GRID
@@ -139,6 +141,7 @@ def test_the_grid_takes_its_sample_and_both_classes_alike(detectors, test_sets, 
     assert chosen == ["100.png", "250.png", "010.png", "160.png"]  # evenly over each class
     assert cells[CLEAN]["auc"] == 3 / 4  # the fake of 100 below the real of 160
     assert cells["blur σ 3"]["auc"] == 3 / 4, "blur does not change a flat grey"
+    assert cells["blur σ 3"]["auc_change"] == (0, 0, 0)
     _, clean = scores.labelled(found.contestants[0], found.sets[0])
     degraded = scores.labelled(found.contestants[0], found.sets[0], "noise σ 10")[1]
     assert len(degraded) == 4 and not set(degraded) <= set(clean)
@@ -146,7 +149,7 @@ def test_the_grid_takes_its_sample_and_both_classes_alike(detectors, test_sets, 
 
 def test_scored_pictures_are_not_scored_again(detectors, test_sets, tmp_path, monkeypatch):
     found, scores, _ = compared(detectors, test_sets, tmp_path)
-    monkeypatch.setattr(comparison, "read_image", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(comparison_scores, "read_image", lambda path: pytest.fail("decoded again"))
     again = score(found, tmp_path / "scores.sqlite")
     assert again.logits == scores.logits
     assert again.pictures == scores.pictures
@@ -157,7 +160,7 @@ def test_a_moved_or_renamed_picture_is_still_known(detectors, test_sets, tmp_pat
     shutil.move(test_sets[0], tmp_path / "elsewhere")
     (tmp_path / "elsewhere/fake/250.png").rename(tmp_path / "elsewhere/fake/000.png")
     moved = find(detectors, [tmp_path / "elsewhere"], None, 0)
-    monkeypatch.setattr(comparison, "read_image", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(comparison_scores, "read_image", lambda path: pytest.fail("decoded again"))
     again = score(moved, tmp_path / "scores.sqlite")
     probabilities = again.labelled(moved.contestants[0], moved.sets[0])[1]
     assert sorted(probabilities) == sorted(scores.labelled(found.contestants[0], found.sets[0])[1])
@@ -184,7 +187,7 @@ def test_changed_weights_pictures_and_calibrations_are_noticed(detectors, test_s
 
 def test_an_interrupted_comparison_goes_on(detectors, test_sets, tmp_path, monkeypatch):
     _, _, whole = compared(detectors, test_sets, tmp_path / "whole")
-    monkeypatch.setattr(comparison, "BATCH_SIZE", 4)
+    monkeypatch.setattr(comparison_scores, "BATCH_SIZE", 4)
     network, calls = Runtime.logits, []
 
     def stopped(self, pixels):
@@ -259,9 +262,9 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(detectors, test_set
 def test_a_set_without_one_readable_picture_is_left_out(detectors, test_sets, tmp_path):
     for path in (test_sets[1] / "real").iterdir():
         path.write_bytes(b"broken")
-    found, scores, results = compared(detectors, test_sets, tmp_path)
+    found, scores, results = compared(detectors, test_sets, tmp_path, grid_sample=0)
     assert [row["name"] for row in results["test_sets"]] == ["greys"]
-    write_report(tmp_path, results, draw_all(found, scores, results, tmp_path / "figures"))
+    assert draw_all(found, scores, results, tmp_path / "figures")
     with pytest.raises(UserError, match="Not one picture"):
         compared(detectors, test_sets[1:], tmp_path)
 
@@ -301,7 +304,7 @@ def test_kinds_that_were_seen(detectors, test_sets, tmp_path):
     known = read_training_data(listed, found.contestants)
     assert known == {"bright": {"greys"}, "dark": {"other"}}
     kinds = {
-        (contestant.label, name): comparison.kind_of(contestant, name, known)
+        (contestant.label, name): kind_of(contestant, name, known)
         for contestant in found.contestants
         for name in ("greys", "real_only")
     }
@@ -313,7 +316,7 @@ def test_kinds_that_were_seen(detectors, test_sets, tmp_path):
         ("ensemble", "greys"): "seen",
         ("ensemble", "real_only"): "unseen",
     }
-    assert comparison.kind_of(found.contestants[0], "greys", {}) == "not stated"
+    assert kind_of(found.contestants[0], "greys", {}) == "not stated"
     results = compare(found, score(found, tmp_path / "scores.sqlite"), known)
     text = as_markdown(results, {})
     assert "### With and without a kind in training" in text
@@ -342,12 +345,13 @@ def test_names_cannot_become_markup(detectors, test_sets, tmp_path):
     described = json.loads(path.read_text())
     described["name"] = "<img src=x onerror=alert(2)>"
     path.write_text(json.dumps(described))
-    found, scores, results = compared(detectors, [evil], tmp_path)
-    write_report(tmp_path, results, draw_all(found, scores, results, tmp_path / "figures"))
+    _, _, results = compared(detectors, [evil], tmp_path, grid_sample=0)
+    write_report(tmp_path, results, {})
     page = (tmp_path / "index.html").read_text()
     assert "<script" not in page and "<img src=x" not in page
     assert "&lt;img src=x" in page
     assert "a|b*c*" in page.replace("&#124;", "|")
+    assert file_name("../<b>ü.5") == "----b-ü-5"
 
 
 def test_the_command_writes_the_whole_report_and_resumes(infer, detectors, test_sets, tmp_path):
@@ -386,7 +390,7 @@ def test_the_command_writes_the_whole_report_and_resumes(infer, detectors, test_
     assert "releases.json: not a detector" in text
 
     (detectors[1] / "model.onnx").write_bytes(b"broken since")
-    again = infer(*command, script="compare_models.py")
+    again = infer(*command, "--grid-sample", "0", script="compare_models.py")
     assert again.returncode == 1, "a broken detector is no success"
     assert b"model.onnx is not the file" in again.stderr
     assert json.loads((reports / "results.json").read_text())["results"][0] == row
@@ -405,7 +409,7 @@ def test_the_gallery_shows_mistakes_only_and_the_worst_first(own_cache, tmp_path
     )
     scores = score(found, tmp_path / "scores.sqlite")
     threshold = found.contestants[0].calibration.threshold
-    mistakes = comparison.worst_mistakes(found.contestants[0], found.sets, scores, 5)
+    mistakes = worst_mistakes(found.contestants[0], found.sets, scores, 5)
     missed = [probability for probability, _, _ in mistakes[1]]
     assert len(missed) == 5 and missed == sorted(missed) and max(missed) < threshold
     assert all(sample.label == 1 for _, _, sample in mistakes[1])

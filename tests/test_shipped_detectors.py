@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.comparison import find, score
+from pipeline.comparison_entries import find
+from pipeline.comparison_scores import score
 from pipeline.detector import load_detector
 from pipeline.metrics import evaluate
 from tests.conftest import REPOSITORY
