@@ -19,8 +19,8 @@ Which kinds a detector has seen stands in weights/kinds.csv or --training-data: 
 detector,generator for each, where generator is a test set's name and detector may also be the
 fingerprint of its training data. To leave one generator out, train without it, and name both:
 
-    awk -F, 'NR==1 || $3!="stylegan"' dataset/manifest.csv > dataset/without.csv
-    python train_meso.py --data dataset/without.csv --output weights/meso4-without-stylegan
+    cp -rl dataset/ without/ && rm -r without/*/fake/stylegan
+    python train_meso.py --data without/ --output weights/meso4-without-stylegan
 
 Stopped? The same command goes on where it was: every score is kept in <output>/scores.sqlite.
 Exit codes: 0 all done; 1 something was broken and left out; 2 wrong use; 130 Ctrl-C.
@@ -71,6 +71,8 @@ def main() -> int:
         print(sentence, file=sys.stderr)
     training_data = read_training_data(args.training_data, found.contestants)
     scores = score(found, args.output / "scores.sqlite", args.device)
+    for path, sentence in scores.unreadable.items():
+        print(f"{path}: {sentence}", file=sys.stderr)
     print("Measuring speed, drawing intervals and figures…", file=sys.stderr)
     results = compare(found, scores, training_data, args.device)
     figures = draw_all(found, scores, results, args.output / "figures")

@@ -113,18 +113,16 @@ def _description(contestant: Contestant, found: Found, scores: Scores) -> dict:
         described["mean_auc"] = Estimate(mean, max(0.0, mean - half), min(1.0, mean + half))
     if detector is None:
         parts = [_description(member, found, scores) for member in contestant.members]
-        described |= {
+        return described | {
             "architecture": " + ".join(member.label for member in contestant.members),
             **{name: sum(part[name] for part in parts) for name in ("parameters", "megabytes")},
+            "minutes": None,
         }
-        described["minutes"] = None
-        return described
-    minutes = detector.description["training"].get("minutes")
     return described | {
         "architecture": detector.architecture.name,
         "parameters": count_parameters(detector.graph),
         "megabytes": detector.graph.stat().st_size / 1e6,
-        "minutes": minutes,
+        "minutes": contestant.training.get("minutes"),
     }
 
 

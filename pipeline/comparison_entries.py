@@ -40,11 +40,16 @@ class Contestant:
         return self.detector is None or self.start != "published"
 
     @property
+    def training(self) -> dict:
+        """The section of that name in detector.json."""
+        return self.detector.description.get("training", {}) if self.detector else {}
+
+    @property
     def start(self) -> str:
         """What the training started from: scratch, ImageNet, published, or another label."""
         if self.detector is None:
             return "of those above"
-        start = self.detector.description["training"].get("start", "not stated")
+        start = self.training.get("start", "not stated")
         return {"none": "scratch", "imagenet": "ImageNet"}.get(start, start)
 
 
@@ -159,8 +164,7 @@ def read_training_data(path: Path | None, contestants: Iterable[Contestant]) -> 
         raise UserError(f"{file_path}: this file cannot be read ({error}).") from None
     known = {}
     for contestant in contestants:
-        training = contestant.detector.description["training"] if contestant.detector else {}
-        for name in (training.get("fingerprint"), contestant.label):  # the label wins
+        for name in (contestant.training.get("fingerprint"), contestant.label):  # the label wins
             if name in listed:
                 known[contestant.label] = listed[name]
     return known

@@ -97,6 +97,7 @@ def as_markdown(results: dict, figures: dict[str, str]) -> str:
         "A kind is *seen* where the detector was trained on pictures of the same generator or "
         "source, other ones; *not stated* where nobody said.",
         summary_table(results),
+        _side_by_side(results),
         _leave_one_out(results),
     ]
     for title, sentence, names in _TABLES:
@@ -127,6 +128,29 @@ def as_markdown(results: dict, figures: dict[str, str]) -> str:
     if results["failed"] or results["skipped"]:
         parts += ["## Left out", *_list(results["failed"] + results["skipped"])]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _side_by_side(results: dict) -> str:
+    """The means over the sets of a seen and over those of an unseen kind, in one row a detector."""
+    names = ("auc", "recall_fake", "called_fake")
+    rows = []
+    for detector in results["detectors"]:
+        row = [detector["name"]]
+        for name in names:
+            for kind in ("seen", "unseen"):
+                values = [
+                    estimate.value
+                    for result in results["results"]
+                    if (result["detector"], result["kind"]) == (detector["name"], kind)
+                    and (estimate := _estimate(result["figures"], name))
+                ]
+                row.append(_number(name, sum(values) / len(values)) if values else "–")
+        if set(row[1:]) != {"–"}:
+            rows.append(row)
+    if not rows:
+        return ""
+    head = [f"{_NAMES[name]}, {kind}" for name in names for kind in ("seen", "unseen")]
+    return "Means over the test sets of either kind:\n\n" + _table(["detector", *head], rows)
 
 
 def _leave_one_out(results: dict) -> str:
@@ -237,20 +261,26 @@ def _detectors_table(results: dict) -> str:
 
 
 def _figure(figures: dict[str, Estimate], name: str) -> str:
-    estimate = called_fake(figures) if name == "called_fake" else figures.get(name)
+    estimate = _estimate(figures, name)
     if estimate is None:
         return "–"
     if name in _AS_SHARES:
-        value, low, high = (100 * number for number in estimate)
-        return f"{value:.1f} % ({low:.1f}–{high:.1f})"
+        low, high = 100 * estimate.low, 100 * estimate.high
+        return f"{_number(name, estimate.value)} ({low:.1f}–{high:.1f})"
     return "{:.3f} ({:.3f}–{:.3f})".format(*estimate)
 
 
-def called_fake(figures: dict[str, Estimate]) -> Estimate | None:
-    """The share of real pictures called fake: one minus their recall."""
+def _estimate(figures: dict[str, Estimate], name: str) -> Estimate | None:
+    """A figure; also `called_fake`, the share of real pictures called fake."""
+    if name != "called_fake":
+        return figures.get(name)
     if (recall := figures.get("recall_real")) is None:
         return None
     return Estimate(1 - recall.value, 1 - recall.high, 1 - recall.low)
+
+
+def _number(name: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if name in _AS_SHARES else f"{value:.3f}"
 
 
 def _p(p: float) -> str:

@@ -85,8 +85,8 @@ def score(found: Found, store: Path, device: str = "auto") -> Scores:
         len(test_set.samples) + int(test_set.grid.sum()) * (len(GRID) - 1)
         for test_set in found.sets
     )
-    store.parent.mkdir(parents=True, exist_ok=True)
     try:
+        store.parent.mkdir(parents=True, exist_ok=True)
         with (
             closing(sqlite3.connect(store)) as database,
             ThreadPoolExecutor(os.cpu_count()) as pool,
@@ -124,10 +124,10 @@ def score(found: Found, store: Path, device: str = "auto") -> Scores:
                                 for key, name, picture, logit in new
                             ),
                         )
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise UserError(
-            f"{store}: the scores cannot be kept there ({error}); delete this file, or choose "
-            "another --output."
+            f"{store}: the scores cannot be kept there ({error}); if no other comparison writes "
+            "to it now, delete this file, or choose another --output."
         ) from None
     return scores
 

@@ -320,6 +320,7 @@ def test_kinds_that_were_seen(detectors, test_sets, tmp_path):
     results = compare(found, score(found, tmp_path / "scores.sqlite"), known)
     text = as_markdown(results, {})
     assert "### With and without a kind in training" in text
+    assert "| bright | 0.812 | – | 75.0 % | – | 25.0 % | 50.0 % |" in text.splitlines()
     [row] = [line for line in text.splitlines() if line.startswith("| greys | bright 0.8")]
     assert "dark 0.18" in row
     listed.write_text("model,kind\n")
