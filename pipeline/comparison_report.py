@@ -14,6 +14,7 @@ import markdown
 from pipeline.comparison_figures import file_name
 from pipeline.files import atomic_write
 from pipeline.metrics import Estimate
+from pipeline.robustness import CLEAN
 
 _FIGURES = "figures"
 _NAMES = {
@@ -92,7 +93,8 @@ def as_markdown(results: dict, figures: dict[str, str]) -> str:
     parts = [
         "# Comparison of deepfake detectors",
         f"{date.today():%-d %B %Y}. In brackets 95 % intervals: bootstrap over the pictures, "
-        "within each class; for differences of AUC, DeLong's.",
+        "within each class; for differences of AUC, DeLong's. Where none or all of n pictures are "
+        "hit, the bootstrap sees no spread: the truth may still be 3/n away (rule of three).",
         "## Seen and unseen kinds",
         "A kind is *seen* where the detector was trained on pictures of the same generator or "
         "source, other ones; *not stated* where nobody said.",
@@ -179,8 +181,9 @@ def _leave_one_out(results: dict) -> str:
         )
     return (
         "### Leave one generator out\n\nThis cannot be read off finished detectors: it needs one "
-        "that was trained without the generator. Train it on a CSV file that leaves the generator "
-        "out, name it here beside the others, and say with `--training-data` who has seen what."
+        "that was trained without the generator. `compare_models.py --help` has the "
+        "commands. Named beside the others here, with `--training-data` to say who has seen what, "
+        "it makes a table of the AUCs with and without the kind in training."
     )
 
 
@@ -199,7 +202,7 @@ def _paired_table(results: dict) -> str:
             row["test_set"],
             row["first"],
             row["second"],
-            "{:+.3f} ({:+.3f} to {:+.3f})".format(*row["difference"]),
+            _difference(row["difference"]),
             _p(row["p"]),
             _p(row["p_holm"]),
         ]
@@ -232,11 +235,10 @@ def _changes_table(cells: list[dict]) -> str:
     sets = list(dict.fromkeys(cell["test_set"] for cell in cells))
     rows: dict[str, list[str]] = {}
     for cell in cells:
-        change = "{:+.3f} ({:+.3f} to {:+.3f})".format(*cell["auc_change"])
-        is_clean = cell["auc_change"] == (0, 0, 0)
-        rows.setdefault(cell["degradation"], []).append(
-            f"{cell['auc']:.3f}" if is_clean else f"{cell['auc']:.3f}, {change}"
-        )
+        text = f"{cell['auc']:.3f}"
+        if cell["degradation"] != CLEAN:
+            text += f", {_difference(cell['auc_change'])}"
+        rows.setdefault(cell["degradation"], []).append(text)
     return (
         _table(["degradation", *sets], [[name, *row] for name, row in rows.items()]) if rows else ""
     )
@@ -277,6 +279,10 @@ def _estimate(figures: dict[str, Estimate], name: str) -> Estimate | None:
     if (recall := figures.get("recall_real")) is None:
         return None
     return Estimate(1 - recall.value, 1 - recall.high, 1 - recall.low)
+
+
+def _difference(estimate: Estimate) -> str:
+    return "{:+.3f} ({:+.3f} to {:+.3f})".format(*estimate).replace("-", "−")
 
 
 def _number(name: str, value: float) -> str:
