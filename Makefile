@@ -2,15 +2,13 @@
 # make test     set up everything, and run all tests
 # make lint     style and formatting
 # make bench    speed of scoring, against a plain Keras loop in the same run
-# make evaluate the README's results table, from labelled faces: make evaluate FACES=../shared/faces
 # make release  pack the detectors for GitHub Releases: make release BASE_URL=https://…
 
 PYTHON ?= python3
 VENV ?= .venv
-FACES ?= ../shared/faces
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench evaluate release
+.PHONY: demo test lint bench release
 
 demo: $(VENV)/scoring-is-installed
 	$(BIN)/python infer_meso4.py samples
@@ -24,9 +22,6 @@ lint: $(VENV)/everything-is-installed
 
 bench: $(VENV)/everything-is-installed
 	$(BIN)/python benchmarks/scoring_speed.py
-
-evaluate: $(VENV)/everything-is-installed
-	$(BIN)/python benchmarks/evaluate.py $(dir $(wildcard weights/*/detector.json)) --data $(FACES)/test/*
 
 release: $(VENV)/scoring-is-installed
 	$(BIN)/python -m pipeline.release --base-url $(BASE_URL)

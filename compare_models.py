@@ -1,0 +1,86 @@
+"""Compare detectors on labelled pictures that none of them was trained on.
+
+    python compare_models.py weights/* --data test/*                          → reports/
+    python compare_models.py weights/meso4 weights/vit --data test/* --sample 100
+    python compare_models.py weights/* --data test/* --training-data my_kinds.csv
+
+DETECTOR is a detector folder, MesoNet's published .h5, or whatever else scoring takes; what lies
+beside them in weights/ and is none is skipped and named. TEST is a folder with real/, fake/ or
+both, one for each generator or source, or a CSV file path,label. Pictures are taken whole: they
+should be face crops, as prepare_dataset.py makes them.
+
+The report (README.md, index.html, results.csv, results.json, figures/ as PNG and SVG) has for each
+detector and set accuracy, recalls, AUC, AP, EER, TPR at 1 and 5 % FPR, ECE and Brier score with
+95 % intervals; DeLong's test between detectors; 16 degradations; size, speed, training; an ensemble
+(the mean of the calibrated logits); curves of every training; the worst mistakes, which are your
+own pictures.
+
+Which kinds a detector has seen stands in weights/kinds.csv or --training-data: a line
+detector,generator for each, where generator is a test set's name and detector may also be the
+fingerprint of its training data. To leave one generator out, train without it, and name both:
+
+    cp -rl dataset/ without/ && rm -r without/*/fake/stylegan
+    python train_meso.py --data without/ --output weights/meso4-without-stylegan
+
+Stopped? The same command goes on where it was: every score is kept in <output>/scores.sqlite.
+Exit codes: 0 all done; 1 something was broken and left out; 2 wrong use; 130 Ctrl-C.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pipeline.commands import positive_int, run, script_parser, whole_number
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__)
+    add = parser.add_argument
+    add("detectors", nargs="+", type=Path, metavar="DETECTOR")
+    add("--data", nargs="+", type=Path, required=True, metavar="TEST")
+    add("--output", type=Path, default=Path("reports"), metavar="DIR", help="(%(default)s)")
+    add("--sample", type=positive_int, metavar="N", help="pictures of each class and set")
+    add(
+        "--grid-sample",
+        type=whole_number,
+        default=100,
+        metavar="N",
+        help="how many of these to degrade, for the robustness (%(default)s; 0: none)",
+    )
+    add(
+        "--training-data",
+        type=Path,
+        metavar="FILE.csv",
+        help="which kinds each detector has seen (weights/kinds.csv)",
+    )
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    return parser
+
+
+def main() -> int:
+    args = get_args_parser().parse_args()
+
+    from pipeline.comparison import compare  # these need seconds to import
+    from pipeline.comparison_entries import find, read_training_data
+    from pipeline.comparison_figures import draw_all
+    from pipeline.comparison_report import summary_table, write_report
+    from pipeline.comparison_scores import score
+
+    found = find(args.detectors, args.data, args.sample, args.grid_sample)
+    for sentence in found.skipped + found.failed:
+        print(sentence, file=sys.stderr)
+    training_data = read_training_data(args.training_data, found.contestants)
+    scores = score(found, args.output / "scores.sqlite", args.device)
+    for path, sentence in scores.unreadable.items():
+        print(f"{path}: {sentence}", file=sys.stderr)
+    print("Measuring speed, drawing intervals and figures…", file=sys.stderr)
+    results = compare(found, scores, training_data, args.device)
+    figures = draw_all(found, scores, results, args.output / "figures")
+    write_report(args.output, results, figures)
+    print(summary_table(results))
+    print(f"The whole report: {args.output / 'index.html'}", file=sys.stderr)
+    return 1 if results["failed"] else 0
+
+
+if __name__ == "__main__":
+    run(main, after_stop="The same command goes on from there.")

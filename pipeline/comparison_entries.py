@@ -1,0 +1,250 @@
+"""Who takes part in a comparison, and on which pictures: detectors, their ensemble, test sets.
+
+Whatever lies in weights/ may be named: what is no detector is skipped with a sentence, and what is
+broken does not stop the others.
+"""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.calibration import Calibration, sigmoid
+from pipeline.commands import open_detector
+from pipeline.dataset import FAKE, REAL, Sample, load_samples
+from pipeline.detector import WEIGHTS, Detector
+from pipeline.errors import UserError
+from pipeline.published import is_published
+from pipeline.runs import read_history
+
+ENSEMBLE = "ensemble"
+KINDS = WEIGHTS / "kinds.csv"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A row of the comparison: a detector, or the ensemble of `members`, which has none."""
+
+    label: str
+    calibration: Calibration
+    detector: Detector | None
+    members: tuple["Contestant", ...] = ()
+
+    @property
+    def is_calibrated(self) -> bool:
+        return self.detector is None or self.start != "published"
+
+    @property
+    def training(self) -> dict:
+        """The section of that name in detector.json."""
+        return self.detector.description.get("training", {}) if self.detector else {}
+
+    @property
+    def start(self) -> str:
+        """What the training started from: scratch, ImageNet, published, or another label."""
+        if self.detector is None:
+            return "of those above"
+        start = self.training.get("start", "not stated")
+        return {"none": "scratch", "imagenet": "ImageNet"}.get(start, start)
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Labelled pictures of one kind; `grid` says which of them go through the degradations."""
+
+    __test__ = False  # for pytest, which would take it for a test by its name
+
+    name: str
+    samples: list[Sample]
+    grid: np.ndarray  # (N,) bool
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.array([sample.label for sample in self.samples], int)
+
+
+@dataclass
+class Found:
+    """What a comparison was asked to look at: what is good, and sentences on what is not.
+
+    `skipped` is no detector or test set and was not meant to be one; `failed` is broken.
+    `histories` are the epochs of each training by its label (see runs.read_history).
+    """
+
+    contestants: list[Contestant] = field(default_factory=list)
+    sets: list[TestSet] = field(default_factory=list)
+    histories: dict[str, list[dict]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+def find(
+    detectors: Iterable[Path], data: Iterable[Path], sample: int | None, grid_sample: int
+) -> Found:
+    """Open the detectors and list the pictures of the test sets.
+
+    A path of `detectors` may be anything that lies beside detectors: what is none is skipped with a
+    sentence. `sample` is how many pictures of each class of each set to take, spread evenly (None:
+    all); `grid_sample` how many of these to degrade (0: none). Raises UserError where no detector
+    or no test set is left.
+    """
+    found = Found()
+    for path in detectors:
+        _open(path, found)
+    if not found.contestants:
+        raise UserError("\n".join(found.skipped + found.failed + ["There is no detector to test."]))
+    found.contestants = _with_own_labels(found.contestants)
+    for contestant in found.contestants:
+        if history := _history(contestant.detector.folder):
+            found.histories[contestant.label] = history
+    if ensemble := make_ensemble(found.contestants):
+        found.contestants.append(ensemble)
+    data = list(data)
+    names = [path.resolve().stem for path in data]
+    for path, name in zip(data, names, strict=True):
+        if os.path.isfile(path) and path.suffix.lower() != ".csv":
+            found.skipped.append(f"{path}: neither a folder of pictures nor a CSV file.")
+            continue
+        try:
+            samples = load_samples(path)
+        except UserError as error:
+            found.failed.append(str(error).splitlines()[0])
+            continue
+        samples = _spread(samples, sample)
+        chosen = {id(picture) for picture in _spread(samples, grid_sample)}
+        grid = np.array([id(picture) in chosen for picture in samples])
+        unique = name if names.count(name) == 1 else f"{path.resolve().parent.name}/{name}"
+        found.sets.append(TestSet(unique, samples, grid))
+    if not found.sets:
+        raise UserError("\n".join(found.skipped + found.failed + ["There is no test set."]))
+    return found
+
+
+def make_ensemble(contestants: Sequence[Contestant]) -> Contestant | None:
+    """The mean of the calibrated logits of all calibrated contestants, where there are two.
+
+    Its threshold is the mean of theirs, as logits: chosen on no picture, neither to test nor to
+    validate with.
+    """
+    members = tuple(contestant for contestant in contestants if contestant.is_calibrated)
+    if len(members) < 2:
+        return None
+    threshold, uncertain = (
+        float(sigmoid(np.mean([_logit(getattr(member.calibration, name)) for member in members])))
+        for name in ("threshold", "uncertain_from")
+    )
+    calibration = Calibration(1.0, threshold, uncertain, "mean of the members' thresholds")
+    return Contestant(ENSEMBLE, calibration, None, members)
+
+
+def read_training_data(path: Path | None, contestants: Iterable[Contestant]) -> dict[str, set[str]]:
+    """Which kinds each detector was trained on: label → names of test sets.
+
+    From a CSV file (None: weights/kinds.csv) with the columns detector,generator: a line for each
+    kind that a detector was trained on. `detector` is its label, or the fingerprint of its training
+    data as in its detector.json, which holds for all detectors trained on these pictures. Of a
+    detector that is not in it, nothing is known. Raises UserError where it cannot be read.
+    """
+    file_path = path or KINDS
+    listed: dict[str, set[str]] = {}
+    try:
+        with open(file_path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if not {"detector", "generator"} <= set(reader.fieldnames or ()):
+                raise UserError(f"{file_path}: it must have the columns detector,generator.")
+            for row in reader:
+                kinds = listed.setdefault((row["detector"] or "").strip(), set())
+                kinds.add((row["generator"] or "").strip())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file_path}: this file cannot be read ({error}).") from None
+    known = {}
+    for contestant in contestants:
+        for name in (contestant.training.get("fingerprint"), contestant.label):  # the label wins
+            if name in listed:
+                known[contestant.label] = listed[name]
+    return known
+
+
+def kind_of(contestant: Contestant, test_set: str, training_data: dict[str, set[str]]) -> str:
+    """ "seen", "unseen" or "not stated": whether the detector was trained on this kind.
+
+    An ensemble has seen what one of its members has.
+    """
+    if contestant.members:
+        kinds = {kind_of(member, test_set, training_data) for member in contestant.members}
+        return next(kind for kind in ("seen", "not stated", "unseen") if kind in kinds)
+    if contestant.label not in training_data:
+        return "not stated"
+    return "seen" if test_set in training_data[contestant.label] else "unseen"
+
+
+def key_of(detector: Detector) -> str:
+    """What a detector's logits depend on: its graph and its input, as a SHA-256."""
+    parts = [detector.description["files"][detector.graph.name], detector.description["input"]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _open(path: Path, found: Found) -> None:
+    is_detector = (path / "detector.json").exists() or str(path).startswith("hf-hub:")
+    if os.path.exists(path) and not is_detector and not is_published(path):
+        if path.is_dir() and (history := _history(path)):
+            found.histories[path.name] = history
+            found.skipped.append(
+                f"{path}: a training that is not finished; only its curve is drawn."
+            )
+        else:
+            found.skipped.append(f"{path}: not a detector.")
+        return
+    try:
+        detector = open_detector(path)
+    except UserError as error:
+        found.failed.append(str(error))
+        return
+    found.contestants.append(Contestant(detector.name, detector.calibration, detector))
+
+
+def _with_own_labels(contestants: list[Contestant]) -> list[Contestant]:
+    """The contestants with labels that differ: the name, or the folder's path where two share it.
+    What is given twice, with the same graph and calibration, counts once."""
+    unique: dict[tuple[str, Calibration], Contestant] = {}
+    for contestant in contestants:
+        unique.setdefault((key_of(contestant.detector), contestant.calibration), contestant)
+    names = [contestant.label for contestant in unique.values()]
+    return [
+        contestant
+        if names.count(contestant.label) == 1 and contestant.label != ENSEMBLE
+        else replace(contestant, label=str(contestant.detector.folder))
+        for contestant in unique.values()
+    ]
+
+
+def _history(folder: Path) -> list[dict]:
+    try:
+        history = read_history(folder)
+        return [line for line in history if "epoch" in line and "val_auc" in line]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def _spread(samples: list[Sample], count: int | None) -> list[Sample]:
+    """`count` samples of each class, spread evenly over their order."""
+    if count is None:
+        return samples
+    chosen = []
+    for label in (REAL, FAKE):
+        of_class = [sample for sample in samples if sample.label == label]
+        if len(of_class) > count:
+            indices = np.linspace(0, len(of_class) - 1, count).round().astype(int)
+            of_class = [of_class[index] for index in indices]
+        chosen += of_class
+    return chosen
+
+
+def _logit(probability: float) -> float:
+    probability = min(max(probability, 1e-12), 1 - 1e-12)
+    return float(np.log(probability / (1 - probability)))

@@ -1,0 +1,417 @@
+"""The comparison's numbers are those worked out by hand; it names what is broken, and resumes."""
+
+import csv
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import comparison_scores
+from pipeline.calibration import sigmoid
+from pipeline.comparison import compare, worst_mistakes
+from pipeline.comparison_entries import Found, find, kind_of, read_training_data
+from pipeline.comparison_figures import draw_all, file_name
+from pipeline.comparison_report import as_markdown, write_report
+from pipeline.comparison_scores import Scores, score
+from pipeline.errors import UserError
+from pipeline.metrics import delong_test, evaluate
+from pipeline.robustness import CLEAN, GRID
+from pipeline.runtime import Runtime
+from tests.conftest import REPOSITORY
+from tests.shared import SHARED, needs_shared
+from tests.tiny_detectors import make_detector
+
+REAL_GREYS, FAKE_GREYS = [10, 60, 110, 160], [100, 150, 200, 250]
+
+
+@pytest.fixture
+def detectors(tmp_path, own_cache) -> list[Path]:
+    """Two that see the mean grey: "bright" finds bright pictures fake, "dark" errs the other way.
+
+    bright's logit is 8 · grey / 255 - 4 at temperature 2, dark's is 1 - 2 · grey / 255.
+    """
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    return [
+        make_detector(weights / "bright", "meso4", 8, -4, 8, temperature=2.0, threshold=0.55),
+        make_detector(weights / "dark", "meso4", -2, 1, 8, threshold=0.6, uncertain_from=0.4),
+    ]
+
+
+@pytest.fixture
+def test_sets(tmp_path) -> list[Path]:
+    """ "greys" of both classes, and "real_only"."""
+    greys, real_only = tmp_path / "test" / "greys", tmp_path / "test" / "real_only"
+    write_greys(greys / "real", REAL_GREYS)
+    write_greys(greys / "fake", FAKE_GREYS)
+    write_greys(real_only / "real", [90, 210])
+    return [greys, real_only]
+
+
+def write_greys(folder: Path, greys: list[int]) -> None:
+    folder.mkdir(parents=True)
+    for grey in greys:
+        Image.new("L", (24, 20), grey).save(folder / f"{grey:03}.png")
+
+
+def compared(
+    detectors: list[Path], sets: list[Path], folder: Path, grid_sample: int = 2
+) -> tuple[Found, Scores, dict]:
+    found = find(detectors, sets, None, grid_sample)
+    scores = score(found, folder / "scores.sqlite")
+    return found, scores, compare(found, scores, {})
+
+
+def figures_of(results: dict, detector: str, test_set: str) -> dict:
+    [row] = [
+        row
+        for row in results["results"]
+        if (row["detector"], row["test_set"]) == (detector, test_set)
+    ]
+    return row["figures"]
+
+
+def test_figures_and_ensemble_by_hand(detectors, test_sets, tmp_path):
+    found, scores, results = compared(detectors, test_sets, tmp_path)
+    labels = np.array([1] * 4 + [0] * 4)  # in the order of the paths: fake/, real/
+    greys = np.array(FAKE_GREYS + REAL_GREYS) / 255
+    bright, dark = (8 * greys - 4) / 2, 1 - 2 * greys
+    logit = {0.55: np.log(0.55 / 0.45), 0.6: np.log(0.6 / 0.4)}
+    expected = {
+        "bright": (sigmoid(bright), 0.55),
+        "dark": (sigmoid(dark), 0.6),
+        "ensemble": (
+            sigmoid((bright + dark) / 2),
+            float(sigmoid(np.mean(list(logit.values())))),
+        ),
+    }
+    for contestant in found.contestants:
+        probabilities, threshold = expected[contestant.label]
+        found_labels, found_probabilities = scores.labelled(contestant, found.sets[0])
+        assert found_labels.tolist() == labels.tolist()
+        assert found_probabilities == pytest.approx(probabilities, abs=1e-5)
+        assert contestant.calibration.threshold == pytest.approx(threshold)
+        wanted = evaluate(labels, probabilities, threshold)
+        del wanted["images"]
+        figures = figures_of(results, contestant.label, "greys")
+        assert {name: estimate.value for name, estimate in figures.items()} == pytest.approx(
+            wanted, abs=1e-5
+        )
+        for estimate in figures.values():
+            assert estimate.low <= estimate.value <= estimate.high or estimate.low == estimate.high
+    assert figures_of(results, "bright", "greys")["auc"].value == 13 / 16
+    assert figures_of(results, "dark", "greys")["auc"].value == pytest.approx(3 / 16)
+
+
+def test_a_set_of_real_pictures_has_false_alarms_only(detectors, test_sets, tmp_path):
+    _, _, results = compared(detectors, test_sets, tmp_path)
+    figures = figures_of(results, "bright", "real_only")
+    assert list(figures) == ["recall_real"]
+    assert figures["recall_real"].value == 0.5  # 90 is called real, 210 fake
+    assert {row["test_set"] for row in results["paired"]} == {"greys"}
+    cells = [row for row in results["robustness"] if row["test_set"] == "real_only"]
+    assert cells and all(cell["auc"] is None and cell["recall_fake"] is None for cell in cells)
+
+
+def test_each_pair_of_detectors_is_tested(detectors, test_sets, tmp_path):
+    found, scores, results = compared(detectors, test_sets, tmp_path)
+    pairs = [(row["first"], row["second"]) for row in results["paired"]]
+    assert pairs == [("bright", "dark"), ("bright", "ensemble"), ("dark", "ensemble")]
+    labels, bright = scores.labelled(found.contestants[0], found.sets[0])
+    _, dark = scores.labelled(found.contestants[1], found.sets[0])
+    test = delong_test(labels, bright, dark)
+    assert results["paired"][0]["difference"] == test.difference
+    assert results["paired"][0]["p"] == test.p <= results["paired"][0]["p_holm"]
+
+
+def test_the_grid_takes_its_sample_and_both_classes_alike(detectors, test_sets, tmp_path):
+    found, scores, results = compared(detectors, test_sets, tmp_path)
+    cells = {
+        row["degradation"]: row
+        for row in results["robustness"]
+        if (row["detector"], row["test_set"]) == ("bright", "greys")
+    }
+    assert list(cells) == list(GRID)
+    assert all(cell["images"] == {"real": 2, "fake": 2} for cell in cells.values())
+    chosen = [found.sets[0].samples[i].path.name for i in np.flatnonzero(found.sets[0].grid)]
+    assert chosen == ["100.png", "250.png", "010.png", "160.png"]  # evenly over each class
+    assert cells[CLEAN]["auc"] == 3 / 4  # the fake of 100 below the real of 160
+    assert cells["blur σ 3"]["auc"] == 3 / 4, "blur does not change a flat grey"
+    assert cells["blur σ 3"]["auc_change"] == (0, 0, 0)
+    _, clean = scores.labelled(found.contestants[0], found.sets[0])
+    degraded = scores.labelled(found.contestants[0], found.sets[0], "noise σ 10")[1]
+    assert len(degraded) == 4 and not set(degraded) <= set(clean)
+
+
+def test_scored_pictures_are_not_scored_again(detectors, test_sets, tmp_path, monkeypatch):
+    found, scores, _ = compared(detectors, test_sets, tmp_path)
+    monkeypatch.setattr(comparison_scores, "read_image", lambda path: pytest.fail("decoded again"))
+    again = score(found, tmp_path / "scores.sqlite")
+    assert again.logits == scores.logits
+    assert again.pictures == scores.pictures
+
+
+def test_a_moved_or_renamed_picture_is_still_known(detectors, test_sets, tmp_path, monkeypatch):
+    found, scores, _ = compared(detectors, test_sets, tmp_path)
+    shutil.move(test_sets[0], tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/fake/250.png").rename(tmp_path / "elsewhere/fake/000.png")
+    moved = find(detectors, [tmp_path / "elsewhere"], None, 0)
+    monkeypatch.setattr(comparison_scores, "read_image", lambda path: pytest.fail("decoded again"))
+    again = score(moved, tmp_path / "scores.sqlite")
+    probabilities = again.labelled(moved.contestants[0], moved.sets[0])[1]
+    assert sorted(probabilities) == sorted(scores.labelled(found.contestants[0], found.sets[0])[1])
+
+
+def test_changed_weights_pictures_and_calibrations_are_noticed(detectors, test_sets, tmp_path):
+    found, scores, _ = compared(detectors, test_sets, tmp_path)
+    before = scores.labelled(found.contestants[0], found.sets[0])[1]
+    make_detector(detectors[0], "meso4", 9, -4, 8, temperature=2.0, threshold=0.55)
+    path = test_sets[0] / "fake" / "100.png"
+    Image.new("L", (24, 20), 120).save(path)
+    changed = find(detectors, test_sets, None, 2)
+    after = score(changed, tmp_path / "scores.sqlite").labelled(
+        changed.contestants[0], changed.sets[0]
+    )[1]
+    greys = np.array([120, *FAKE_GREYS[1:], *REAL_GREYS]) / 255
+    assert after == pytest.approx(sigmoid((9 * greys - 4) / 2), abs=1e-5)
+    make_detector(detectors[0], "meso4", 9, -4, 8, temperature=1.0, threshold=0.55)
+    cooler = find(detectors, test_sets, None, 2)
+    last = score(cooler, tmp_path / "scores.sqlite").labelled(cooler.contestants[0], cooler.sets[0])
+    assert last[1] == pytest.approx(sigmoid(9 * greys - 4), abs=1e-5)
+    assert not np.allclose(before, after)
+
+
+def test_an_interrupted_comparison_goes_on(detectors, test_sets, tmp_path, monkeypatch):
+    _, _, whole = compared(detectors, test_sets, tmp_path / "whole")
+    monkeypatch.setattr(comparison_scores, "BATCH_SIZE", 4)
+    network, calls = Runtime.logits, []
+
+    def stopped(self, pixels):
+        if len(calls) == 70:  # in the second of three batches
+            raise KeyboardInterrupt
+        calls.append(len(pixels))
+        return network(self, pixels)
+
+    found = find(detectors, test_sets, None, 2)
+    monkeypatch.setattr(Runtime, "logits", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        score(found, tmp_path / "scores.sqlite")
+    with sqlite3.connect(tmp_path / "scores.sqlite") as database:
+        [(kept,)] = database.execute("SELECT COUNT(*) FROM scores")
+    calls.clear()
+    monkeypatch.setattr(
+        Runtime, "logits", lambda self, pixels: calls.append(len(pixels)) or network(self, pixels)
+    )
+    scores = score(found, tmp_path / "scores.sqlite")
+    assert 0 < kept < sum(calls) + kept == (10 + 16 * 6) * 2
+    results = compare(found, scores, {})
+    for name in ("results", "paired", "robustness"):
+        assert results[name] == whole[name]
+
+
+def test_what_is_no_detector_is_skipped_and_what_is_broken_is_named(
+    detectors, test_sets, tmp_path, capsys
+):
+    weights = tmp_path / "weights"
+    (weights / "releases.json").write_text("{}")
+    (weights / "notes").mkdir()
+    shutil.copytree(weights / "dark", weights / "broken")
+    (weights / "broken" / "model.onnx").write_bytes(b"not what it was")
+    (weights / "strange.h5").write_bytes(b"some other network")
+    (test_sets[0].parent / "README.md").write_text("Terms of use.")
+    (test_sets[0].parent / "empty").mkdir()
+    found = find(
+        [*sorted(weights.iterdir()), weights / "missing"], sorted(test_sets[0].parent.iterdir()),
+        None, 0,
+    )  # fmt: skip
+    assert [c.label for c in found.contestants] == ["bright", "dark", "ensemble"]
+    assert [s.name for s in found.sets] == ["greys", "real_only"]
+    assert [sentence.partition(":")[0] for sentence in found.skipped] == [
+        str(weights / "notes"),
+        str(weights / "releases.json"),
+        str(test_sets[0].parent / "README.md"),
+    ]
+    for sentence, what in zip(
+        found.failed, ("broken", "strange.h5", "missing", "empty"), strict=True
+    ):
+        assert what in sentence
+
+
+def test_nothing_to_compare_is_said_in_a_sentence(detectors, test_sets, tmp_path):
+    (tmp_path / "releases.json").write_text("{}")
+    with pytest.raises(UserError, match=r"releases.json: not a detector.\nThere is no detector"):
+        find([tmp_path / "releases.json"], test_sets, None, 0)
+    with pytest.raises(UserError, match="There is no test set"):
+        find(detectors, [tmp_path / "nowhere"], None, 0)
+
+
+def test_pictures_that_cannot_be_read_are_named_and_left_out(detectors, test_sets, tmp_path):
+    (test_sets[0] / "fake" / "150.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    _, scores, results = compared(detectors, test_sets, tmp_path)
+    assert [path.name for path in scores.unreadable] == ["150.png"]
+    [sentence] = results["failed"]
+    assert "150.png" in sentence
+    assert results["test_sets"][0]["fake"] == 3
+    assert figures_of(results, "bright", "greys")["auc"].value == pytest.approx(10 / 12)
+
+
+def test_a_set_without_one_readable_picture_is_left_out(detectors, test_sets, tmp_path):
+    for path in (test_sets[1] / "real").iterdir():
+        path.write_bytes(b"broken")
+    found, scores, results = compared(detectors, test_sets, tmp_path, grid_sample=0)
+    assert [row["name"] for row in results["test_sets"]] == ["greys"]
+    assert draw_all(found, scores, results, tmp_path / "figures")
+    with pytest.raises(UserError, match="Not one picture"):
+        compared(detectors, test_sets[1:], tmp_path)
+
+
+def test_damaged_scores_are_refused_with_a_sentence(detectors, test_sets, tmp_path):
+    (tmp_path / "scores.sqlite").write_bytes(b"no database at all" * 100)
+    with pytest.raises(UserError, match=r"scores.sqlite: the scores cannot be kept there"):
+        compared(detectors, test_sets, tmp_path)
+
+
+def test_published_weights_are_no_part_of_the_ensemble(detectors, test_sets, tmp_path):
+    path = detectors[1] / "detector.json"
+    described = json.loads(path.read_text())
+    described["training"] = {"start": "published"}
+    path.write_text(json.dumps(described))
+    found = find(detectors, test_sets, None, 0)
+    assert [c.label for c in found.contestants] == ["bright", "dark"]
+    assert [c.start for c in found.contestants] == ["not stated", "published"]
+
+
+def test_two_detectors_of_one_name_are_told_apart(detectors, test_sets, tmp_path):
+    other = make_detector(tmp_path / "other" / "bright", "meso4", 3, -1, 8)
+    copy = shutil.copytree(detectors[0], tmp_path / "copy")
+    found = find([detectors[0], other, copy], test_sets, None, 0)
+    labels = [c.label for c in found.contestants]
+    assert labels == [str(detectors[0]), str(other), "ensemble"], "the copy adds nothing"
+
+
+def test_kinds_that_were_seen(detectors, test_sets, tmp_path):
+    path = detectors[1] / "detector.json"
+    described = json.loads(path.read_text())
+    described["training"] = {"fingerprint": "abc123"}
+    path.write_text(json.dumps(described))
+    found = find(detectors, test_sets, None, 0)
+    listed = tmp_path / "kinds.csv"
+    listed.write_text("detector,generator\nbright,greys\nabc123,other\n")
+    known = read_training_data(listed, found.contestants)
+    assert known == {"bright": {"greys"}, "dark": {"other"}}
+    kinds = {
+        (contestant.label, name): kind_of(contestant, name, known)
+        for contestant in found.contestants
+        for name in ("greys", "real_only")
+    }
+    assert kinds == {
+        ("bright", "greys"): "seen",
+        ("bright", "real_only"): "unseen",
+        ("dark", "greys"): "unseen",
+        ("dark", "real_only"): "unseen",
+        ("ensemble", "greys"): "seen",
+        ("ensemble", "real_only"): "unseen",
+    }
+    assert kind_of(found.contestants[0], "greys", {}) == "not stated"
+    results = compare(found, score(found, tmp_path / "scores.sqlite"), known)
+    text = as_markdown(results, {})
+    assert "### With and without a kind in training" in text
+    assert "| bright | 0.812 | – | 75.0 % | – | 25.0 % | 50.0 % |" in text.splitlines()
+    [row] = [line for line in text.splitlines() if line.startswith("| greys | bright 0.8")]
+    assert "dark 0.18" in row
+    listed.write_text("model,kind\n")
+    with pytest.raises(UserError, match="columns detector,generator"):
+        read_training_data(listed, found.contestants)
+
+
+def test_the_kinds_of_the_shipped_detectors_are_known(test_sets):
+    folders = [path.parent for path in (REPOSITORY / "weights").glob("*/detector.json")]
+    found = find(folders, test_sets, None, 0)
+    known = read_training_data(None, found.contestants)
+    for contestant in found.contestants[:-1]:  # the last is the ensemble
+        assert known[contestant.label], "name the kinds in weights/kinds.csv"
+
+
+def test_names_cannot_become_markup(detectors, test_sets, tmp_path):
+    evil = tmp_path / "test" / "<script>alert(1)<" / "a|b*c*"
+    shutil.move(test_sets[0], tmp_path / "moved")
+    evil.mkdir(parents=True)
+    for name in ("real", "fake"):
+        shutil.move(tmp_path / "moved" / name, evil / name)
+    path = detectors[0] / "detector.json"
+    described = json.loads(path.read_text())
+    described["name"] = "<img src=x onerror=alert(2)>"
+    path.write_text(json.dumps(described))
+    _, _, results = compared(detectors, [evil], tmp_path, grid_sample=0)
+    write_report(tmp_path, results, {})
+    page = (tmp_path / "index.html").read_text()
+    assert "<script" not in page and "<img src=x" not in page
+    assert "&lt;img src=x" in page
+    assert "a|b*c*" in page.replace("&#124;", "|")
+    assert file_name("../<b>ü.5") == "----b-ü-5"
+
+
+def test_the_command_writes_the_whole_report_and_resumes(infer, detectors, test_sets, tmp_path):
+    (tmp_path / "weights" / "releases.json").write_text("{}")
+    history = [{"epoch": 1, "val_auc": 0.6}, {"epoch": 2, "val_auc": 0.7}]
+    (detectors[0] / "history.jsonl").write_text("\n".join(map(json.dumps, history)))
+    command = [*sorted((tmp_path / "weights").iterdir()), "--data", *test_sets]
+    done = infer(*command, script="compare_models.py")
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"releases.json: not a detector." in done.stderr
+    assert b"| bright | greys | not stated | 4 + 4 | 0.812 (" in done.stdout
+    reports = tmp_path / "reports"
+    figures = {path.name for path in (reports / "figures").iterdir()}
+    wanted = {
+        *("roc", "reliability", "confusion", "speed", "training"),
+        *(f"{kind}-{name}" for kind in ("robustness", "mistakes") for name in ("bright", "dark")),
+    }
+    assert {f"{name}.{suffix}" for name in wanted for suffix in ("png", "svg")} <= figures
+    results = json.loads((reports / "results.json").read_text())
+    row = results["results"][0]
+    assert (row["detector"], row["test_set"]) == ("bright", "greys")
+    assert row["figures"]["auc"][0] == 13 / 16
+    with open(reports / "results.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    [line] = [
+        line
+        for line in lines
+        if (line["detector"], line["test_set"], line["degradation"], line["figure"])
+        == ("bright", "greys", "", "auc")
+    ]
+    assert float(line["value"]) == 13 / 16
+    page = (reports / "index.html").read_text()
+    assert "http" not in page.replace("http-equiv", "") and "data:image/png;base64," in page
+    text = (reports / "README.md").read_text()
+    assert text.count("](figures/") == len(figures) // 2
+    assert "releases.json: not a detector" in text
+
+    (detectors[1] / "model.onnx").write_bytes(b"broken since")
+    again = infer(*command, "--grid-sample", "0", script="compare_models.py")
+    assert again.returncode == 1, "a broken detector is no success"
+    assert b"model.onnx is not the file" in again.stderr
+    assert json.loads((reports / "results.json").read_text())["results"][0] == row
+
+
+def test_the_command_says_what_is_wrong(infer, detectors, tmp_path):
+    wrong = infer(detectors[0], "--data", tmp_path / "nowhere", script="compare_models.py")
+    assert wrong.returncode == 2
+    assert b"Traceback" not in wrong.stderr and b"nowhere" in wrong.stderr
+
+
+@needs_shared
+def test_the_gallery_shows_mistakes_only_and_the_worst_first(own_cache, tmp_path):
+    found = find(
+        [REPOSITORY / "weights" / "meso4"], [SHARED / "faces" / "test" / "stylegan"], 20, 0
+    )
+    scores = score(found, tmp_path / "scores.sqlite")
+    threshold = found.contestants[0].calibration.threshold
+    mistakes = worst_mistakes(found.contestants[0], found.sets, scores, 5)
+    missed = [probability for probability, _, _ in mistakes[1]]
+    assert len(missed) == 5 and missed == sorted(missed) and max(missed) < threshold
+    assert all(sample.label == 1 for _, _, sample in mistakes[1])
+    assert all(probability >= threshold for probability, _, _ in mistakes[0])
