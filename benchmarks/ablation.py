@@ -10,7 +10,7 @@ name and further options of the training script; without any, VARIANTS are compa
 training of its own, OUTPUT/NAME/seed-N. Stopped, the same command goes on where it was: finished
 runs are skipped, a half-finished one is resumed. Writes OUTPUT/ablation.md, which it also prints,
 and OUTPUT/ablation.json: for each test set the mean AUC over the seeds and its standard deviation,
-and for one without fakes the share of real faces called fake.
+and for one without fakes the share of real faces that pass.
 """
 
 import argparse
@@ -24,11 +24,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.evaluate import measure
 from benchmarks.tunings import run_script
-from pipeline.commands import open_detector, positive_int, run, whole_number
+from pipeline.commands import positive_int, run, whole_number
+from pipeline.comparison_entries import find
+from pipeline.comparison_scores import score
 from pipeline.errors import UserError
 from pipeline.files import atomic_write
+from pipeline.metrics import evaluate
 
 HARSH = "--augmentation soften=0.2,sharpen=0.2,screenshot=0.2"
 VARIANTS = {
@@ -41,6 +43,8 @@ VARIANTS = {
     "mixup": "--mixup 0.2",
     "together": f"--balance generator --self-blended 0.3 {HARSH}",
 }
+# What a test set is judged by, the first that it has: without fakes there is no AUC.
+TITLES = {"auc": "AUC", "recall_real": "real passed", "recall_fake": "fakes found"}
 
 
 def main() -> None:
@@ -102,17 +106,17 @@ def train(command: list[str], folder: Path) -> None:
 
 
 def test(folder: Path, tests: list[Path]) -> dict:
-    """Test set → the figures of a detector folder, as in evaluate.py; measured once."""
-    path = folder.with_name(f"{folder.name}.tests.json")
-    figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    missing = [test for test in tests if str(test.resolve()) not in figures]
-    if missing:
-        detector = open_detector(folder)
-        for test_set in missing:
-            figures[str(test_set.resolve())] = measure(detector, test_set)
-        with atomic_write(path) as file:
-            json.dump(figures, file, indent=1)
-    return {test.name: figures[str(test.resolve())] for test in tests}
+    """Test set → the figures of a detector folder (metrics.evaluate); each picture scored once."""
+    found = find([folder], tests, sample=None, grid_sample=0)
+    if found.failed:
+        raise UserError(" ".join(found.failed))
+    scores = score(found, folder.with_name(f"{folder.name}.scores.sqlite"))
+    [contestant] = found.contestants
+    threshold = contestant.calibration.threshold
+    return {
+        test_set.name: evaluate(*scores.labelled(contestant, test_set), threshold)
+        for test_set in found.sets
+    }
 
 
 def report(results: list[dict], output: Path) -> None:
@@ -133,8 +137,8 @@ def summary(results: list[dict]) -> list[dict]:
         runs = [result for result in results if result["variant"] == name]
         tests = {}
         for test_set, first in runs[0]["tests"].items():
-            figure = next(key for key in ("auc", "called_fake", "recall_fake") if key in first)
-            values = [run["tests"][test_set][figure][0] for run in runs]
+            figure = next(key for key in TITLES if key in first)
+            values = [run["tests"][test_set][figure] for run in runs]
             tests[test_set] = {
                 "figure": figure,
                 "mean": float(np.mean(values)),
@@ -149,17 +153,15 @@ def summary(results: list[dict]) -> list[dict]:
 
 def as_table(rows: list[dict]) -> str:
     """The summary as a Markdown table, the best of each column in bold."""
-    titles = {"auc": "AUC", "called_fake": "real called fake", "recall_fake": "fakes found"}
     tests = rows[0]["tests"]
     head = ["variant", "options", "seeds"]
-    head += [f"{name}, {titles[test['figure']]}" for name, test in tests.items()]
+    head += [f"{name}, {TITLES[test['figure']]}" for name, test in tests.items()]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         cells = [row["variant"], f"`{row['options']}`" if row["options"] else "–"]
         cells.append(str(len(row["seeds"])))
         for name, test in row["tests"].items():
-            better = min if test["figure"] == "called_fake" else max
-            best = better(other["tests"][name]["mean"] for other in rows)
+            best = max(other["tests"][name]["mean"] for other in rows)
             cells.append(as_cell(test, bold=test["mean"] == best and len(rows) > 1))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

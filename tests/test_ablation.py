@@ -15,17 +15,17 @@ from tests.tiny_dataset import make_dataset
 
 def run(variant: str, seed: int, **tests: float) -> dict:
     figures = {
-        name: {"called_fake" if name == "utkface" else "auc": [value, 0, 1]}
+        name: {"recall_real" if name == "utkface" else "auc": value}
         for name, value in tests.items()
     }
     return {"variant": variant, "options": f"--{variant}", "seed": seed, "tests": figures}
 
 
 RUNS = [
-    run("a", 0, stylegan=0.9, utkface=0.2),
-    run("b", 0, stylegan=0.7, utkface=0.1),
-    run("a", 1, stylegan=0.8, utkface=0.3),
-    run("b", 1, stylegan=0.74, utkface=0.1),
+    run("a", 0, stylegan=0.9, utkface=0.8),
+    run("b", 0, stylegan=0.7, utkface=0.9),
+    run("a", 1, stylegan=0.8, utkface=0.7),
+    run("b", 1, stylegan=0.74, utkface=0.9),
 ]
 
 
@@ -35,8 +35,8 @@ def test_the_summary_has_mean_and_deviation_over_the_seeds():
     assert first["tests"]["stylegan"]["mean"] == pytest.approx(0.85)
     assert first["tests"]["stylegan"]["deviation"] == pytest.approx(0.1 / 2**0.5)
     assert second["tests"]["utkface"] == {
-        "figure": "called_fake",
-        "mean": pytest.approx(0.1),
+        "figure": "recall_real",
+        "mean": pytest.approx(0.9),
         "deviation": pytest.approx(0),
     }
     assert ablation.summary(RUNS[:1])[0]["tests"]["stylegan"]["deviation"] is None
@@ -45,10 +45,10 @@ def test_the_summary_has_mean_and_deviation_over_the_seeds():
 def test_the_table_marks_the_best():
     lines = ablation.as_table(ablation.summary(RUNS)).splitlines()
     assert lines == [
-        "| variant | options | seeds | stylegan, AUC | utkface, real called fake |",
+        "| variant | options | seeds | stylegan, AUC | utkface, real passed |",
         "|---|---|---|---|---|",
-        "| a | `--a` | 2 | **0.850 ± 0.071** | 25.0% ± 7.1% |",
-        "| b | `--b` | 2 | 0.720 ± 0.028 | **10.0% ± 0.0%** |",
+        "| a | `--a` | 2 | **0.850 ± 0.071** | 75.0% ± 7.1% |",
+        "| b | `--b` | 2 | 0.720 ± 0.028 | **90.0% ± 0.0%** |",
     ]
 
 
@@ -86,7 +86,7 @@ def test_variants_are_trained_once_tested_and_compared(own_cache, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("seed-") == 2
     lines = done.stdout.strip().splitlines()
-    assert lines[0].endswith("| validate, AUC | others, real called fake |")
+    assert lines[0].endswith("| validate, AUC | others, real passed |")
     assert [line.split(" | ")[1:3] for line in lines[2:]] == [["–", "1"], ["`--mixup 0.2`", "1"]]
     detector = tmp_path / "out" / "two-words" / "seed-3" / "detector.json"
     arguments = json.loads(detector.read_text())["training"]["arguments"]
