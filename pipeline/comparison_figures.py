@@ -328,6 +328,8 @@ def _confusion(axes: Axes, shares: np.ndarray, images: tuple[int, int]) -> None:
         text = "–" if np.isnan(share) else f"{share:.1%}\n{round(share * images[label])}"
         colour = "white" if share > 0.55 else "black"
         axes.text(called, label, text, ha="center", va="center", fontsize=9, color=colour)
+    axes.axhline(0.5, color="white", linewidth=1.5)  # two dark cells would run into each other
+    axes.axvline(0.5, color="white", linewidth=1.5)
     axes.set_xticks((REAL, FAKE), CLASS_NAMES)
     axes.set_yticks((REAL, FAKE), CLASS_NAMES, rotation=90, va="center")
     axes.tick_params(length=0)
