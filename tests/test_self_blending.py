@@ -114,7 +114,7 @@ def test_a_forgery_still_shows_the_same_person():
     changes = []
     for seed in range(30):
         forged = self_blend(PORTRAIT, FRONTAL, 256, rng(seed)).astype(float).ravel()
-        assert np.corrcoef(forged, plain)[0, 1] > 0.9
+        assert np.corrcoef(forged, plain)[0, 1] > 0.85
         changes.append(np.abs(forged - plain).mean())
     assert min(changes) > 0.05 and len(set(changes)) == 30
 
