@@ -76,7 +76,8 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         "--output",
         type=Path,
         metavar="FILE",
-        help="write the rows to a .csv, .jsonl or .parquet file instead of showing them",
+        help="write the rows to a .csv, .jsonl or .parquet file, or a page to look at to an .html "
+        "file, instead of showing them",
     )
     arguments.add_argument(
         "--continue",
@@ -124,7 +125,8 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
         photos = find_photos(args.paths)
         summary = Summary(models)
         try:
-            for rows in scorer.score(photo for photo in photos if photo.path not in output.done):
+            missing = (photo for photo in photos if photo.path not in output.done)
+            for rows in scorer.score(output.watch(missing)):
                 output.write(rows)
                 summary.add(rows)
         finally:
