@@ -58,8 +58,8 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         "paths",
         nargs="+",
         metavar="PATH",
-        help="a photo, a folder (searched with all its sub-folders), a pattern, or - for a list "
-        "of paths on standard input",
+        help="a photo or video, a folder (searched with all its sub-folders), a pattern, or - for "
+        "a list of paths on standard input",
     )
     default = " and ".join(
         _any_of([f"weights/{name}" for name in network.architectures]) for network in networks
@@ -97,6 +97,20 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         metavar="T",
         help="call a face fake from this fake_probability on (default: the detector's own)",
     )
+    frames = arguments.add_mutually_exclusive_group()
+    frames.add_argument(
+        "--frames",
+        type=positive_int,
+        default=32,
+        metavar="N",
+        help="of a video look at so many frames, spread evenly (default: 32)",
+    )
+    frames.add_argument(
+        "--every",
+        type=positive_float,
+        metavar="SECONDS",
+        help="of a video look at a frame every so many seconds",
+    )
     arguments.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     arguments.add_argument("--batch-size", type=positive_int, default=32, metavar="N")
     return arguments
@@ -110,6 +124,7 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     from pipeline.inputs import find_photos
     from pipeline.rows import COMPARED_FIELDS, FIELDS, Summary, open_output
     from pipeline.scoring import Scorer
+    from pipeline.video import Sampling, join, with_frames
 
     detectors = open_detectors(args.weights, networks)
     scorer = Scorer(
@@ -126,13 +141,14 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
         summary = Summary(models)
         try:
             missing = (photo for photo in photos if photo.path not in output.done)
-            for rows in scorer.score(output.watch(missing)):
-                output.write(rows)
-                summary.add(rows)
+            pictures = output.watch(with_frames(missing, Sampling(args.frames, args.every)))
+            for scored in join(scorer.look(pictures), scorer.verdict):
+                output.write(scored.rows)
+                summary.add(scored.rows)
         finally:
             print(summary.line(photos.skipped), file=sys.stderr)
-    if not summary.photos and not output.done:
-        raise UserError(f"{' '.join(args.paths)}: there are no photos here.")
+    if not summary.photos and not summary.videos and not output.done:
+        raise UserError(f"{' '.join(args.paths)}: there are no photos or videos here.")
     return 1 if summary.errors else 0
 
 
