@@ -107,7 +107,9 @@ def write_report(page: Path, journal: Path, fields: tuple[str, ...]) -> None:
             keys.append(_sort_key(rows))
             offsets.append(offset)
             counts.update(photo.verdicts)
-            models |= {row.model: row.threshold for row in rows if row.threshold is not None}
+            models |= {
+                row.model: row.threshold for row in rows if None not in (row.model, row.threshold)
+            }
     order = np.argsort(-np.asarray(keys), kind="stable")
     shown = int((np.asarray(keys) > _ERROR).sum())
     with open(journal, "rb") as file, atomic_write(page) as out:
@@ -198,11 +200,13 @@ _NO_FACE, _ERROR = -1.0, -2.0
 
 
 def _sort_key(rows: list[Row]) -> float:
-    """The highest fake_probability, of a video that which sums it up."""
+    """The highest fake_probability of a face; of a video the one that sums it up."""
     rows = [row for row in rows if not row.is_frame]
+    rows = [row for row in rows if row.frames is not None and row.face is None] or rows
     probabilities = [row.fake_probability for row in rows if row.fake_probability is not None]
-    no_face = any(row.verdict == "no face" for row in rows)
-    return max(probabilities, default=_NO_FACE if no_face else _ERROR)
+    if probabilities:
+        return min(max(max(probabilities), 0.0), 1.0)
+    return _NO_FACE if any(row.verdict == "no face" for row in rows) else _ERROR
 
 
 def _most_suspicious(rows: list[Row]) -> Row:
@@ -220,7 +224,8 @@ def _card(photo: _PhotoRows, fields: tuple[str, ...], folder: Path) -> str:
         parts.append("</a>")
     parts.append(_name(path))
     parts.append("<ul>")
-    for of_face in by_face(row for row in rows if not row.is_frame):
+    said = [row for row in rows if not row.is_frame]
+    for of_face in by_face(sorted(said, key=lambda row: row.face is not None)):  # the video first
         parts += [_verdict(row, named=len(of_face) > 1) for row in of_face]
         if of_face[0].agreement is False:
             parts.append("<li>The networks disagree.</li>")
@@ -284,16 +289,15 @@ def _image(picture: dict, rows: list[Row]) -> str:
 def _verdict(row: Row, named: bool) -> str:
     what = "" if row.face is None else f"face {row.face}"
     if row.frames is not None:
-        what = f"{what or 'video'}, {row.frames:,} frames"
+        what = f"{what or 'video'}, {row.frames:,} frame{'' if row.frames == 1 else 's'}"
     share = "" if row.fake_probability is None else f" {row.fake_probability:.1%}"
-    spread = ""
     if row.median is not None:
-        spread = f" <small>median {row.median:.1%}, {row.fake_share:.0%} of them fake</small>"
+        what += f": median {row.median:.1%}, {row.fake_share:.0%} of them fake"
     sentence = f" <small>{_text(row.error)}</small>" if row.error else ""
     model = f" <small>{_text(row.model or '')}</small>" if named else ""
     return (
         f'<li><span class="verdict {_class(row.verdict)}">{row.verdict}{share}</span> '
-        f"<small>{what}</small>{model}{spread}{sentence}</li>"
+        f"<small>{what}</small>{model}{sentence}</li>"
     )
 
 
@@ -353,6 +357,7 @@ def _head(
         f"default-src 'none'; img-src data:; style-src '{_hash(_STYLE)}'; "
         f"script-src '{_hash(_SCRIPT)}'; base-uri 'none'; form-action 'none'"
     )
+    what = "photos and videos" if "frames" in fields else "photos"
     failed = f", {errors:,} that could not be scored" if errors else ""
     return f"""<!doctype html>
 <html lang="en">
@@ -362,12 +367,12 @@ def _head(
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="referrer" content="no-referrer">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Real or fake: {shown:,} photos</title>
+<title>Real or fake: {shown:,} {what}</title>
 <style>{_STYLE}</style>
 </head>
 <body>
 <header>
-<h1>Real or fake: {shown:,} photos{failed}</h1>
+<h1>Real or fake: {shown:,} {what}{failed}</h1>
 <p>The highest fake_probability comes first. {thresholds}{". " if thresholds else ""}Made on \
 {date.today().isoformat()}. A verdict is a reason to look closer, not evidence.</p>
 <form>{filters}<input type="search" id="search" placeholder="part of a name" \
