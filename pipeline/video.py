@@ -274,7 +274,7 @@ class _Video:
             return None
         if wanted - self._position > SEEK_FROM:
             self._seek(wanted)
-        tolerance = 0.5 / float(self._stream.guessed_rate or 25)
+        tolerance = 0.51 / float(self._stream.guessed_rate or 25)  # half a frame, rounded up
         last = None
         for image, time in self._images:
             self._position = time
