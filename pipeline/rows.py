@@ -636,7 +636,11 @@ def _pyarrow():
     return pyarrow
 
 
-def _write_parquet(path: Path, rows: Iterable[dict], fields: Sequence[str]) -> None:
+def parquet_table(rows: Iterable[dict], fields: Sequence[str]):
+    """The rows, dicts of `fields`, as a pyarrow.Table whose types are those of every file of rows.
+
+    A byte of a path that is not UTF-8 becomes the text `\\udcXX`, see `valid_utf8`.
+    """
     pyarrow = _pyarrow()
     types = (
         dict.fromkeys(fields, pyarrow.string())
@@ -645,14 +649,19 @@ def _write_parquet(path: Path, rows: Iterable[dict], fields: Sequence[str]) -> N
         | {"agreement": pyarrow.bool_()}
     )
     schema = pyarrow.schema([(name, types[name]) for name in fields])
+    valid = [{name: valid_utf8(value) for name, value in row.items()} for row in rows]
+    return pyarrow.Table.from_pylist(valid, schema)
+
+
+def _write_parquet(path: Path, rows: Iterable[dict], fields: Sequence[str]) -> None:
+    pyarrow = _pyarrow()
     rows = iter(rows)
     with (
         atomic_write(path, "wb") as file,
-        pyarrow.parquet.ParquetWriter(file, schema) as parquet,
+        pyarrow.parquet.ParquetWriter(file, parquet_table([], fields).schema) as parquet,
     ):
         while batch := list(itertools.islice(rows, _BATCH)):
-            valid = [{name: _utf8(value) for name, value in row.items()} for row in batch]
-            parquet.write_table(pyarrow.Table.from_pylist(valid, schema))
+            parquet.write_table(parquet_table(batch, fields))
 
 
 def _read_parquet(path: Path, allowed: Sequence[tuple[str, ...]] = _ALL_VARIANTS) -> Iterator[dict]:
@@ -694,7 +703,7 @@ def _holds(rows: Iterator[dict]) -> bool:
         return True
 
 
-def _utf8(value: str | int | float | None) -> str | int | float | None:
+def valid_utf8(value: str | int | float | None) -> str | int | float | None:
     """Parquet's strings must be UTF-8: a byte of a path that is not becomes the text `\\udcXX`."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
