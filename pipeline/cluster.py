@@ -9,6 +9,7 @@ import hashlib
 import io
 import itertools
 import json
+import logging
 import os
 import sys
 import time
@@ -325,6 +326,7 @@ class _ray:
 
     def __init__(self, address: str | None, workers: int, cpus_per_worker: int):
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # before the import
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
             import ray
             import ray.data
@@ -343,9 +345,9 @@ class _ray:
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"--address {address}: Ray cannot be reached ({error}).") from error
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
+        ray.data.DataContext.get_current().enable_progress_bars = False  # ours counts photos
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
 
     def __enter__(self):
         return self._ray
