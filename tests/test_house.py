@@ -12,10 +12,11 @@ SCRIPTS = sorted(REPOSITORY.glob("*.py"))
 MODULES = sorted((REPOSITORY / "models").glob("*.py")) + sorted(
     (REPOSITORY / "pipeline").glob("*.py")
 )
-# pipeline modules that train, audit or draw; scoring a photo needs none of them
+# pipeline modules that train, audit, draw or command a cluster; scoring a photo needs none of them
 TRAINING_ONLY = {
     "audit",
     "batches",
+    "cluster",
     "finishing",
     "hub",
     "hugging_face",
@@ -31,12 +32,14 @@ TRAINING_ONLY = {
     "tuning",
 }
 HEAVY = {
+    "av",
     "huggingface_hub",
     "imagehash",
     "keras",
     "matplotlib",
     "peft",
     "pyarrow",
+    "ray",
     "safetensors",
     "scipy",
     "sklearn",
