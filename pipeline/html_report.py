@@ -357,7 +357,9 @@ def _head(
         f"default-src 'none'; img-src data:; style-src '{_hash(_STYLE)}'; "
         f"script-src '{_hash(_SCRIPT)}'; base-uri 'none'; form-action 'none'"
     )
-    what = "photos and videos" if "frames" in fields else "photos"
+    what = "photo" if shown == 1 else "photos"
+    if "frames" in fields:
+        what = "photo or video" if shown == 1 else "photos and videos"
     failed = f", {errors:,} that could not be scored" if errors else ""
     return f"""<!doctype html>
 <html lang="en">
