@@ -5,6 +5,7 @@ is scored twice, because its worker died just after writing, still leaves one fi
 parts is not scored again.
 """
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -362,7 +363,7 @@ def _own_cores(number: int) -> list[int]:
 
     The claim is a lock on a file, which ends with the process, however that ends.
     """
-    if not hasattr(os, "sched_setaffinity"):
+    if sys.platform != "linux":
         return []
     import fcntl
     import tempfile
@@ -377,6 +378,8 @@ def _own_cores(number: int) -> list[int]:
             os.close(claim)
             continue
         own = cores[slot * number : (slot + 1) * number]
-        os.sched_setaffinity(0, own)
+        for thread in os.listdir("/proc/self/task"):  # those to come are bound as their makers
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread), own)
         return own
     return []

@@ -200,3 +200,46 @@ def test_killing_a_worker_loses_and_doubles_no_row(tmp_path, own_cache):
     assert len(new) == 1
     assert {path: path.read_bytes() for path in before} == before
     assert Counter(row["path"] for row in rows_in(output)) == counts | {str(photos / "new.heic"): 1}
+
+
+@needs_linux
+def test_workers_are_bound_to_cores_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # nobody else's claims
+    program = (
+        "import os, sys\n"
+        "from pipeline.cluster import _own_cores\n"
+        "own = _own_cores(1)\n"
+        "threads = os.listdir('/proc/self/task')\n"
+        "assert not own or all(os.sched_getaffinity(int(t)) == {*own} for t in threads)\n"
+        "print(*own, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    cores = sorted(os.sched_getaffinity(0))
+    workers, claims = [], []
+    try:
+        for _ in range(len(cores) + 1):
+            workers.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", program],
+                    cwd=REPOSITORY,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            claims.append(workers[-1].stdout.readline().split())
+        assert sorted(claims) == sorted([[], *([str(core)] for core in cores)])
+        workers[0].kill()  # its core is free again
+        workers[0].wait()
+        again = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        assert again.stdout.split() == claims[0]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
