@@ -96,8 +96,14 @@ def score(
     models = {load_detector(Path(folder)).name for folder in settings.detectors}
     missing = parts.without_done(photos, models)
     units = iter(lambda: list(itertools.islice(missing, part_size)), [])
+    waves = iter(lambda: list(itertools.islice(units, max(1, WAVE // part_size))), [])
+    first = next(waves, None)
+    if first is None:
+        if not parts.scored_before:
+            raise UserError("There are no photos here.")
+        return
     with _ray(address, workers, settings.cpus_per_worker) as ray:
-        while wave := list(itertools.islice(units, max(1, WAVE // part_size))):
+        for wave in itertools.chain([first], waves):
             items = [{"photos": [os.fsencode(path) for path in unit]} for unit in wave]
             scored = ray.data.from_items(items, override_num_blocks=len(items)).map(
                 Worker,
@@ -176,6 +182,7 @@ class Parts:
     """The folder of parts: on this machine, or in an object store; made if it is not there."""
 
     def __init__(self, output: str):
+        self.scored_before = 0  # photos, known when without_done has begun
         self._output = output
         self._files, self._folder = _file_system(output)
         try:
@@ -200,6 +207,7 @@ class Parts:
                         "scored: choose another --output."
                     )
                 done.update(map(_digest, set(table["path"].to_pylist())))
+        self.scored_before = len(done)
         if done:
             print(f"{self._output}: {len(done):,} photos scored already.", file=sys.stderr)
         for path in photos:

@@ -202,9 +202,8 @@ class _Video:
             if found is None:
                 raise ImageError(self.problem or "the video has no further frame")
             image, found_time = found
-            pixels = self._upright(image)
             frame.time = round(found_time, 3)
-            return pixels
+            return self._upright(image)
 
         return read
 

@@ -243,3 +243,18 @@ def test_workers_are_bound_to_cores_of_their_own(tmp_path, monkeypatch):
         for worker in workers:
             worker.kill()
             worker.communicate()
+
+
+def test_wrong_use_is_said_before_ray_starts(infer, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for arguments, sentence in (
+        (["nowhere", "--output", "rows"], "nowhere: There is no such file"),
+        (["empty", "--output", "rows"], "There are no photos here."),
+        (["empty", "--output", "nonsense://x"], "cannot be opened"),
+        (["--output", "rows"], "name a PATH or a --list"),
+        (["empty", "--output", "rows", "--weights", "none"], "none"),
+    ):
+        process = infer(*arguments, script="score_cluster.py")
+        assert process.returncode == 2, process.stderr.decode()
+        assert sentence in process.stderr.decode().splitlines()[-1]
+        assert b"Traceback" not in process.stderr

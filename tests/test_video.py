@@ -434,3 +434,21 @@ def test_threads_do_not_wait_for_each_other_for_ever(tmp_path):
     done = threading.Event()
     threading.Thread(target=lambda: (photos[-1].read(), done.set()), daemon=True).start()
     assert done.wait(60)
+
+
+def test_what_goes_wrong_with_one_frame_is_said(tmp_path):
+    clip = make_clip(tmp_path / "clip.mp4", numbered(20))
+    photos = list(with_frames([Photo(clip)], Sampling(4)))
+
+    def scored():
+        for number, item in enumerate(rows_without_faces(photos)):
+            if number == 2:  # as where the search for faces fails
+                row = Row(path=clip, verdict="error", error="unexpected failure")
+                item = Scored(item.photo, [row], [None])
+            yield item
+
+    [item] = join(scored(), verdict)
+    *frames, summary, error = item.rows
+    assert [row.time for row in frames] == [0.2, 0.7, 1.7]
+    assert summary.frames == 3
+    assert error.error == "unexpected failure"
