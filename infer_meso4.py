@@ -2,7 +2,9 @@
 
     python infer_meso4.py photos/                        a folder, with all its sub-folders
     python infer_meso4.py face.jpg --face none           a picture that is nothing but a face
+    python infer_meso4.py clip.mp4                       32 frames of it; or --every SECONDS
     python infer_meso4.py photos/ --output rows.csv      or .jsonl, .parquet
+    python infer_meso4.py photos/ --output report.html   a page to look at
     python infer_meso4.py photos/ --output rows.csv --continue
     python infer_meso4.py photos/ --explain why/         and a heat map of each face
     find . -name '*.jpg' | python infer_meso4.py -
@@ -10,6 +12,8 @@
 Each face gets a row: where it is, fake_probability (calibrated, 0…1), and a verdict: `fake` from
 the detector's threshold on, `real` where hardly any fake scores as low, `uncertain` between; a
 photo without a face says `no face`, one that cannot be read `error`, and the others go on.
+A video gets a row for each face in each frame (`time`, in seconds), and rows that sum up each face
+and the whole: the mean as fake_probability, `median`, and the share of fake frames, `fake_share`.
 Exit codes: 0 all scored; 1 some photos could not be read; 2 wrong use or no weights; 130 Ctrl-C.
 
 The detector is weights/meso4, trained by train_meso.py on StyleGAN and Stable Diffusion portraits

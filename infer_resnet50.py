@@ -2,7 +2,9 @@
 
     python infer_resnet50.py photos/                        a folder, with all its sub-folders
     python infer_resnet50.py face.jpg --face none           a picture that is nothing but a face
+    python infer_resnet50.py clip.mp4                       32 frames of it; or --every SECONDS
     python infer_resnet50.py photos/ --output rows.csv      or .jsonl, .parquet
+    python infer_resnet50.py photos/ --output report.html   a page to look at
     python infer_resnet50.py photos/ --output rows.csv --continue
     python infer_resnet50.py photos/ --explain why/         and a heat map of each face
     find . -name '*.jpg' | python infer_resnet50.py -

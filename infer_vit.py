@@ -2,7 +2,9 @@
 
     python infer_vit.py photos/                        a folder, with all its sub-folders
     python infer_vit.py face.jpg --face none           a picture that is nothing but a face
+    python infer_vit.py clip.mp4                       32 frames of it; or --every SECONDS
     python infer_vit.py photos/ --output rows.csv      or .jsonl, .parquet
+    python infer_vit.py photos/ --output report.html   a page to look at
     python infer_vit.py photos/ --output rows.csv --continue
     python infer_vit.py photos/ --explain why/         and a heat map of each face
     python infer_vit.py photos/ --weights weights/vit_tiny_patch16_224

@@ -2,7 +2,9 @@
 
     python infer_xception_efficientnet.py photos/                    a folder, all sub-folders too
     python infer_xception_efficientnet.py face.jpg --face none       nothing but a face
+    python infer_xception_efficientnet.py clip.mp4                   32 frames of it
     python infer_xception_efficientnet.py photos/ --output rows.csv  or .jsonl, .parquet
+    python infer_xception_efficientnet.py photos/ --output page.html  to look at
     python infer_xception_efficientnet.py photos/ --output rows.csv --continue
     python infer_xception_efficientnet.py photos/ --explain why/     and a heat map of each face
     python infer_xception_efficientnet.py photos/ --weights DIR --weights OTHER_DIR

@@ -58,8 +58,8 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         "paths",
         nargs="+",
         metavar="PATH",
-        help="a photo, a folder (searched with all its sub-folders), a pattern, or - for a list "
-        "of paths on standard input",
+        help="a photo or video, a folder (searched with all its sub-folders), a pattern, or - for "
+        "a list of paths on standard input",
     )
     default = " and ".join(
         _any_of([f"weights/{name}" for name in network.architectures]) for network in networks
@@ -76,7 +76,8 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         "--output",
         type=Path,
         metavar="FILE",
-        help="write the rows to a .csv, .jsonl or .parquet file instead of showing them",
+        help="write the rows to a .csv, .jsonl or .parquet file, or a page to look at to an .html "
+        "file, instead of showing them",
     )
     arguments.add_argument(
         "--continue",
@@ -100,8 +101,22 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         "--explain",
         type=Path,
         metavar="DIR",
-        help="write a picture of each face, with a heat map of what speaks for fake, into this "
-        "folder (needs requirements.txt)",
+        help="write a picture of each face, with a heat map of what speaks for fake, and of each "
+        "video a timeline into this folder (needs requirements.txt)",
+    )
+    frames = arguments.add_mutually_exclusive_group()
+    frames.add_argument(
+        "--frames",
+        type=positive_int,
+        default=32,
+        metavar="N",
+        help="of a video look at so many frames, spread evenly (default: 32)",
+    )
+    frames.add_argument(
+        "--every",
+        type=positive_float,
+        metavar="SECONDS",
+        help="of a video look at a frame every so many seconds",
     )
     arguments.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     arguments.add_argument("--batch-size", type=positive_int, default=32, metavar="N")
@@ -116,6 +131,7 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     from pipeline.inputs import find_photos
     from pipeline.rows import COMPARED_FIELDS, FIELDS, Summary, open_output
     from pipeline.scoring import Scorer
+    from pipeline.video import Sampling, join, with_frames
 
     detectors = open_detectors(args.weights, networks)
     heat_maps = None
@@ -136,15 +152,17 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
         photos = find_photos(args.paths)
         summary = Summary(models)
         try:
-            for scored in scorer.look(photo for photo in photos if photo.path not in output.done):
+            missing = (photo for photo in photos if photo.path not in output.done)
+            pictures = output.watch(with_frames(missing, Sampling(args.frames, args.every)))
+            for scored in join(scorer.look(pictures), scorer.verdict):
                 if heat_maps:  # before the rows: --continue takes what has rows to be finished
                     heat_maps.write(scored)
                 output.write(scored.rows)
                 summary.add(scored.rows)
         finally:
             print(summary.line(photos.skipped), file=sys.stderr)
-    if not summary.photos and not output.done:
-        raise UserError(f"{' '.join(args.paths)}: there are no photos here.")
+    if not summary.photos and not summary.videos and not output.done:
+        raise UserError(f"{' '.join(args.paths)}: there are no photos or videos here.")
     return 1 if summary.errors else 0
 
 

@@ -47,7 +47,10 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -58,6 +61,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_write
 from pipeline.rows import Row
 from pipeline.scoring import Scored
+from pipeline.video import draw_timeline
 
 WEIGHTS = {"keras": "model.weights.h5", "torch": "model.safetensors"}  # as training writes them
 
@@ -111,7 +115,8 @@ class Explainer:
 
 
 class HeatMapFolder:
-    """The folder of `--explain`: a PNG for each scored face, the face beside its heat map.
+    """The folder of `--explain`: a PNG for each scored face, the face beside its heat map, and for
+    each video one with its timeline.
 
     Makes the folder, and an `Explainer` for each of the detectors. Raises UserError where either
     cannot be.
@@ -126,19 +131,26 @@ class HeatMapFolder:
         self._explainers = {detector.name: Explainer(detector) for detector in detectors}
 
     def write(self, scored: Scored) -> None:
-        """Write the pictures of a photo's faces, each whole or not at all; one that is there
-        already is replaced. Raises UserError where that fails."""
+        """Write the pictures of a photo's faces, or of a video, each whole or not at all; one that
+        is there already is replaced. Raises UserError where that fails."""
         for row, pixels in zip(scored.rows, scored.pixels, strict=True):
-            if pixels is None:
-                continue
-            [heat] = self._explainers[row.model].heat_maps(pixels[None])
-            path = self._folder / picture_name(row)
-            picture = Image.fromarray(np.hstack([pixels, overlay(pixels, heat)]))
-            try:
-                with atomic_write(path, "wb") as file:
-                    picture.save(file, "png", pnginfo=_noted(row))
-            except OSError as error:
-                raise self._refusal(path, error) from None
+            if pixels is not None:
+                [heat] = self._explainers[row.model].heat_maps(pixels[None])
+                picture = Image.fromarray(np.hstack([pixels, overlay(pixels, heat)]))
+                save = partial(picture.save, format="png", pnginfo=_noted(row))
+                self._save(picture_name(row), save)
+        timeline = draw_timeline(scored.rows)
+        if timeline:
+            save = partial(timeline.savefig, format="png", dpi=100)
+            self._save(timeline_name(scored.rows[0]), save)
+
+    def _save(self, name: str, save: Callable[[BinaryIO], None]) -> None:
+        path = self._folder / name
+        try:
+            with atomic_write(path, "wb") as file:
+                save(file)
+        except OSError as error:
+            raise self._refusal(path, error) from None
 
     @staticmethod
     def _refusal(path: Path, error: OSError) -> UserError:
@@ -170,9 +182,17 @@ def picture_name(row: Row) -> str:
     and of long names the beginning. The same is within the PNG, unabridged, as text.
     """
     identity = os.fsencode(row.path) + b"\0" + row.model.encode()
+    return f"{_stem(row, identity)}-face{row.face}-{_plain(row.model, _MODEL_BYTES)}.png"
+
+
+def timeline_name(row: Row) -> str:
+    """The file name of a video's timeline, as picture_name; the digits are those of its path."""
+    return f"{_stem(row, os.fsencode(row.path))}-timeline.png"
+
+
+def _stem(row: Row, identity: bytes) -> str:
     stem = _plain(os.path.splitext(os.path.basename(row.path))[0], _STEM_BYTES)
-    digits = hashlib.sha256(identity).hexdigest()[:16]
-    return f"{stem}-{digits}-face{row.face}-{_plain(row.model, _MODEL_BYTES)}.png"
+    return f"{stem}-{hashlib.sha256(identity).hexdigest()[:16]}"
 
 
 def _plain(text: str, longest: int) -> str:

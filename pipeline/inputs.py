@@ -1,4 +1,4 @@
-"""Which photos a scoring command means: files, folders, patterns, or a list on standard input."""
+"""Which photos and videos a scoring command means: files, folders, patterns, a list on stdin."""
 
 import glob
 import os
@@ -7,30 +7,41 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TextIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TextIO
 
 import numpy as np
 
 from pipeline.images import PHOTO_SUFFIXES
+
+if TYPE_CHECKING:
+    from pipeline.video import Frame
+
+VIDEO_SUFFIXES: frozenset[str] = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv"}
+    | {".3gp", ".3g2", ".ogv", ".mts", ".m2ts"}
+)
+"""The endings, in lower case, of the files that are taken for videos."""
 
 
 class Photo(NamedTuple):
     """A photo to score or, where `error` holds a sentence, a path that leads to none.
 
     `read` gives the picture (height, width, 3) uint8, or raises ImageError, where it is no file at
-    `path`: an upload, a frame of a video.
+    `path`: an upload, a frame of a video. Then `frame` says which; a path to a video as a whole is
+    a `Photo`, too, until video.with_frames has put its frames in its place.
     """
 
     path: str
     error: str = ""
     read: Callable[[], np.ndarray] | None = None
+    frame: "Frame | None" = None
 
 
 class PhotoFinder:
     """The photos that `find_photos` finds; iterate over it once."""
 
     def __init__(self, arguments: Iterable[str], stdin: TextIO | None = None):
-        self.skipped = 0  # files so far that were left out because they do not end like a photo
+        self.skipped = 0  # files so far that were left out: they end like neither photo nor video
         self._arguments = arguments
         self._stdin = stdin
         self._matched = 0  # photos and folders so far that the arguments lead to
@@ -69,8 +80,8 @@ class PhotoFinder:
             why = (
                 "No file matches this pattern; check the spelling."
                 if self.skipped == skipped
-                else "No file that matches this pattern ends like a photo (.jpg, .png, …); "
-                "name the files one by one to have them tried all the same."
+                else "No file that matches this pattern ends like a photo or a video (.jpg, .mp4, "
+                "…); name the files one by one to have them tried all the same."
             )
             yield Photo(pattern, why)
 
@@ -79,7 +90,7 @@ class PhotoFinder:
             if os.path.isdir(path):
                 self._matched += 1
                 yield from self._walk(path, self._walked)
-            elif not _ends_like_photo(path):
+            elif not _ends_rightly(path):
                 self.skipped += 1
             else:
                 self._matched += 1
@@ -132,7 +143,7 @@ class PhotoFinder:
                 path = os.path.join(folder, name)
                 if is_folder or not wanted(path):
                     continue
-                if not _ends_like_photo(name):
+                if not _ends_rightly(name):
                     self.skipped += 1
                     continue
                 self._matched += 1
@@ -149,7 +160,7 @@ class PhotoFinder:
             identity = _identity(folder or os.curdir)
         except OSError:  # gone since the pattern was matched: reading the photo says so
             return True
-        in_walked = identity in self._walked and _ends_like_photo(name) and name[0] != "."
+        in_walked = identity in self._walked and _ends_rightly(name) and name[0] != "."
         if in_walked or (identity, name) in self._named:
             return False
         self._named.add((identity, name))
@@ -157,15 +168,16 @@ class PhotoFinder:
 
 
 def find_photos(arguments: Iterable[str], stdin: TextIO | None = None) -> PhotoFinder:
-    """Find the photos that the arguments of a scoring command mean, one after the other.
+    """Find the photos and videos that the arguments of a scoring command mean, one after the other.
 
-    An argument is a photo (tried whatever its ending), a folder, a pattern that the shell did not
-    expand (`photos/**/*.jpg`; a file that really has such a name comes first), or `-`: one path a
-    line on `stdin` (or separated by NUL, as `find -print0` writes them). Folders are searched with
-    all folders in them, sorted by name, links followed but no folder twice; there and among the
-    matches of a pattern only files with an ending of `PHOTO_SUFFIXES` count. What is hidden is left
-    out silently, other files are counted in `skipped`. What is given twice comes once; only lines
-    of `stdin` are taken as they are, for their number has no limit.
+    An argument is a photo or a video (tried whatever its ending), a folder, a pattern that the
+    shell did not expand (`photos/**/*.jpg`; a file that really has such a name comes first), or
+    `-`: one path a line on `stdin` (or separated by NUL, as `find -print0` writes them). Folders
+    are searched with all folders in them, sorted by name, links followed but no folder twice; there
+    and among the matches of a pattern only files with an ending of `PHOTO_SUFFIXES` or
+    `VIDEO_SUFFIXES` count. What is hidden is left out silently, other files are counted in
+    `skipped`. What is given twice comes once; only lines of `stdin` are taken as they are, for
+    their number has no limit.
 
     What does not exist, matches nothing or cannot be read comes as a `Photo` with an error sentence
     (without the path); the others go on. Only the names of one folder are in memory at any moment,
@@ -200,8 +212,8 @@ def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     return bool(path) and fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
 
 
-def _ends_like_photo(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES
+def _ends_rightly(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES | VIDEO_SUFFIXES
 
 
 def _identity(folder: str) -> tuple[int, int]:

@@ -15,8 +15,7 @@ from pathlib import Path
 from pipeline.dataset import CLASS_NAMES, FAKE, REAL, files_below
 from pipeline.errors import UserError
 from pipeline.images import PHOTO_SUFFIXES
-
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
+from pipeline.inputs import VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from pipeline.errors import ImageError, UserError
 from pipeline.faces import FaceFinder, FaceRegion, crop_region, face_regions
 from pipeline.files import atomic_write
 from pipeline.images import read_image
-from pipeline.known_sets import VIDEO_SUFFIXES, SourceFile, files_of
+from pipeline.inputs import VIDEO_SUFFIXES
+from pipeline.known_sets import SourceFile, files_of
 
 SPLITS = ("train", "validate", "test")
 MANIFEST_COLUMNS = (

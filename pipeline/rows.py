@@ -2,6 +2,8 @@
 
 CSV, JSON Lines and Parquet hold the same columns in the same order; empty is "" or null. Where
 several networks score, each face has a row of each of them and there is one more column, agreement.
+Where there are videos, four more follow (VIDEO_FIELDS): all rows of a video have its path, a row of
+a frame has its `time`, and the rows that sum up the video and each face in it have `frames`.
 """
 
 import contextlib
@@ -22,38 +24,50 @@ from typing import TextIO
 
 from pipeline.errors import UserError
 from pipeline.files import atomic_write
+from pipeline.inputs import Photo
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Row:
     """One face as one network sees it, or one photo without a face or with an error.
 
-    Numbers are plain Python numbers.
+    Of a video: the same of one frame, which `time` tells; or, with `frames`, what sums up one face
+    through the video or, with `face` empty, the whole video. Numbers are plain Python numbers.
     """
 
     path: str
-    face: int | None = None  # 0, 1, … within the photo
+    face: int | None = None  # 0, 1, … within the photo; in a video the same from frame to frame
     left: int | None = None  # pixels of the upright photo; right and bottom are exclusive
     top: int | None = None
     right: int | None = None
     bottom: int | None = None
     face_score: float | None = None  # 0…1, of the face finder
-    fake_probability: float | None = None  # 0…1, calibrated
+    fake_probability: float | None = None  # 0…1, calibrated; the mean where a row sums up
     verdict: str  # real, fake, uncertain, no face or error
     threshold: float | None = None  # the fake_probability from which on a face is called fake
     model: str | None = None
     error: str | None = None  # a sentence
     agreement: bool | None = None  # whether all networks give this face the same verdict
+    time: float | None = None  # seconds from the start of the video
+    frames: int | None = None  # that show the face; of a video: that were looked at
+    median: float | None = None  # of the frames' fake_probability
+    fake_share: float | None = None  # 0…1, of the frames whose verdict is fake
+
+    @property
+    def is_frame(self) -> bool:
+        """Whether this is about one frame of a video."""
+        return self.time is not None
 
     def as_dict(self, fields: Sequence[str]) -> dict[str, str | int | float | bool | None]:
         return {name: getattr(self, name) for name in fields}
 
 
-COMPARED_FIELDS = tuple(field.name for field in dataclasses.fields(Row))
+VIDEO_FIELDS = ("time", "frames", "median", "fake_share")  # at the end, where there are videos
+COMPARED_FIELDS = tuple(field.name for field in dataclasses.fields(Row))[: -len(VIDEO_FIELDS)]
 FIELDS = COMPARED_FIELDS[:-1]  # where one network scores
 
-_WHOLE_NUMBERS = ("face", "left", "top", "right", "bottom")
-_FRACTIONS = ("face_score", "fake_probability", "threshold")
+_WHOLE_NUMBERS = ("face", "left", "top", "right", "bottom", "frames")
+_FRACTIONS = ("face_score", "fake_probability", "threshold", "time", "median", "fake_share")
 _TRUTH_VALUES = ("false", "true")  # in CSV, as in JSON
 _LONGEST_RECORD = 1 << 16  # bytes; longer: a quote that others opened and nobody closed
 _BATCH = 30_000  # rows that become Parquet together, about 50 MB
@@ -70,8 +84,12 @@ class RowWriter:
         self.done: set[str] = set()
         self.retried = 0
 
+    def watch(self, photos: Iterable[Photo]) -> Iterable[Photo]:
+        """The photos as they are to be scored, for an output that shows pictures of them."""
+        return photos
+
     def write(self, rows: list[Row]) -> None:
-        """Take all rows of one photo. When it returns, kill -9 can no longer undo them."""
+        """Take all rows of one photo or video. When it returns, kill -9 can no longer undo them."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -90,14 +108,15 @@ def open_output(
     resume: bool = False,
     fields: tuple[str, ...] = FIELDS,
 ) -> RowWriter:
-    """Open `path`, which ends in .csv, .jsonl or .parquet, for the rows of `models`.
+    """Open `path`, which ends in .csv, .jsonl, .parquet or .html, for the rows of `models`.
 
-    `fields` are the columns: FIELDS, or COMPARED_FIELDS where `models` may be several.
+    `fields` are the columns: FIELDS, or COMPARED_FIELDS where `models` may be several. With the
+    first row of a video, VIDEO_FIELDS are added to them, in the rows before as well.
 
     A missing folder is made. With `resume`, the photos in the file are in `done`, except those
     that ended in an error and the last one, which may lack rows: their rows are removed, so that
     they are scored again. Without `resume`, an earlier file is kept as `<name>.bak`. Both is said
-    on standard error. Parquet is written at the end; until then the rows are in
+    on standard error. Parquet and HTML are written at the end; until then the rows are in
     `.<name>.journal.jsonl` beside it, where `resume` finds them after kill -9.
     Without `path` the rows are shown as a table on standard output.
 
@@ -110,7 +129,7 @@ def open_output(
         return TableWriter(sys.stdout, models)
     path = Path(path)
     if path.suffix.lower() not in _WRITERS:
-        raise UserError(f"{path}: the output must end in .csv, .jsonl or .parquet.")
+        raise UserError(f"{path}: the output must end in .csv, .jsonl, .parquet or .html.")
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: this is a folder or a device; --output must name a file.")
@@ -131,19 +150,22 @@ def open_output(
 
 
 def read_rows(path: str | Path) -> Iterator[dict[str, str | int | float | bool | None]]:
-    """Read a .csv, .jsonl or .parquet file of rows, one dict a row, in constant memory.
+    """Read a .csv, .jsonl, .parquet or .html file of rows, one dict a row, in constant memory.
 
-    Its keys are `FIELDS`, or `COMPARED_FIELDS` where several networks have scored. Numbers are int
+    Its keys are `FIELDS`, or `COMPARED_FIELDS` where several networks have scored, and
+    `VIDEO_FIELDS` where there are videos. HTML has the rows in its own order. Numbers are int
     and float, what is empty is None. A last row that was cut off by kill -9 is left out. Raises
     UserError where the file is missing or not a file of rows.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in _WRITERS:
-        raise UserError(f"{path}: a file of rows ends in .csv, .jsonl or .parquet.")
+        raise UserError(f"{path}: a file of rows ends in .csv, .jsonl, .parquet or .html.")
     try:
         if suffix == ".parquet":
             yield from _read_parquet(path)
+        elif suffix == ".html":
+            yield from (row for _, row in _read_html(path))
         else:
             form = _FORMATS[suffix](_fields_in(path))
             yield from (row for _, row in _read_records(path, form))
@@ -154,12 +176,13 @@ def read_rows(path: str | Path) -> Iterator[dict[str, str | int | float | bool |
 def by_face(rows: Iterable[Row]) -> list[list[Row]]:
     """The rows of one photo by what they show: a face, or the whole picture, once for each network.
 
-    In the order in which each is first met; a photo's single row is by itself.
+    In the order in which each is first met; a photo's single row is by itself. In a video each
+    frame's faces are others, and what sums up is by itself.
     """
     faces: dict[tuple, list[Row]] = {}
     for row in rows:
         box = (row.left, row.top, row.right, row.bottom)
-        faces.setdefault((row.face, *box), []).append(row)
+        faces.setdefault((row.time, row.error, row.face, *box), []).append(row)
     return list(faces.values())
 
 
@@ -177,7 +200,7 @@ class TableWriter(RowWriter):
         self._compared = len(models) > 1
         titles = [_VERDICT_TITLE]
         if self._compared:
-            names = (_shortened(_printable(model), _LONGEST_MODEL) for model in models)
+            names = (_shortened(printable(model), _LONGEST_MODEL) for model in models)
             titles = [f"{name:<{len(_VERDICT_TITLE)}}" for name in names]
         self._widths = dict(zip(models, map(len, titles), strict=True))
         titles += ["agree", "face"] if self._compared else ["face"]
@@ -188,7 +211,7 @@ class TableWriter(RowWriter):
         if self._header and rows:
             self._print(self._header)
             self._header = ""
-        for of_face in by_face(rows):
+        for of_face in by_face(row for row in rows if not row.is_frame):
             self._print(self._line(of_face))
         self._stream.flush()
 
@@ -202,8 +225,8 @@ class TableWriter(RowWriter):
             agree = {True: "yes", False: "no", None: ""}[row.agreement]
             columns.append(self._coloured(f"{agree:<5}", _COLOURS.get(agree)))
         columns.append(f"{'' if row.face is None else row.face:>4}")
-        path = _printable(row.path)
-        error = f": {_printable(row.error)}" if row.error else ""
+        path = printable(row.path)
+        error = f": {printable(row.error)}" if row.error else _spread(of_face)
         if self._terminal:
             room = shutil.get_terminal_size().columns - self._before_photo - len(error)
             path = _shortened(path, max(24, room))
@@ -227,29 +250,36 @@ class TableWriter(RowWriter):
 class Summary:
     """Counts what was scored by `models`, from the moment it is made.
 
-    A photo and a face count once, however many networks have looked at them.
+    A photo and a face count once, however many networks have looked at them; so does a face in a
+    video, however many frames show it.
     """
 
     def __init__(self, models: Sequence[str]):
         self.photos = 0
+        self.videos = 0
+        self.frames = 0  # of the videos
         self.faces = 0
         self.disagreements = 0  # faces
-        self.no_face = 0  # photos
-        self.errors = 0  # photos
+        self.no_face = 0  # photos and videos
+        self.errors = 0  # photos and videos
         self._verdicts = {model: Counter() for model in models}
         self._start = time.perf_counter()
 
     def add(self, rows: list[Row]) -> None:
-        """Count all rows of one photo."""
-        self.photos += 1
-        self.faces += len({row.face for row in rows} - {None})
-        self.disagreements += sum(of_face[0].agreement is False for of_face in by_face(rows))
+        """Count all rows of one photo or video."""
+        rows = [row for row in rows if not row.is_frame]
+        faces = [row for row in rows if row.face is not None]
+        of_video = [row.frames for row in rows if row.face is None and row.frames is not None]
+        self.photos += not of_video
+        self.videos += bool(of_video)
+        self.frames += max(of_video, default=0)
+        self.faces += len({row.face for row in faces})
+        self.disagreements += sum(of_face[0].agreement is False for of_face in by_face(faces))
         verdicts = {row.verdict for row in rows}
         self.no_face += verdicts == {"no face"}
-        self.errors += verdicts == {"error"}
-        for row in rows:
-            if row.model is not None:
-                self._verdicts[row.model][row.verdict] += 1
+        self.errors += "error" in verdicts
+        for row in faces:
+            self._verdicts[row.model][row.verdict] += 1
 
     @property
     def elapsed(self) -> float:
@@ -262,11 +292,14 @@ class Summary:
             ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("fake", "uncertain", "real"))
             for counts in self._verdicts.values()
         ]
-        photos_and_faces = f"{_count(self.photos, 'photo')}, {_count(self.faces, 'face')}"
+        seen = [_count(self.photos, "photo")] if self.photos or not self.videos else []
+        if self.videos:
+            seen.append(f"{_count(self.videos, 'video')} of {_count(self.frames, 'frame')}")
+        seen.append(_count(self.faces, "face"))
         if len(verdicts) == 1:
-            parts = [f"{photos_and_faces}: {verdicts[0]}"]
+            parts = [f"{', '.join(seen)}: {verdicts[0]}"]
         else:
-            parts = [photos_and_faces, *map("{}: {}".format, self._verdicts, verdicts)]
+            parts = [", ".join(seen), *map("{}: {}".format, self._verdicts, verdicts)]
             parts.append(f"{self.disagreements} disagree")
         if self.no_face:
             parts.append(f"{self.no_face} without a face")
@@ -274,7 +307,9 @@ class Summary:
             parts.append(_count(self.errors, "error"))
         if skipped:
             parts.append(f"{_count(skipped, 'other file')} skipped")
-        parts.append(f"{self.photos / self.elapsed:.1f} photos/s")
+        pictures = self.photos + self.frames
+        unit = "pictures" if self.videos else "photos"
+        parts.append(f"{pictures / self.elapsed:.1f} {unit}/s")
         return "; ".join(parts)
 
 
@@ -345,6 +380,8 @@ class _TextWriter(RowWriter):
     def __init__(self, path: Path, models: Sequence[str], resume: bool, fields: tuple[str, ...]):
         super().__init__()
         self._path = path
+        if resume and path.exists() and _fields_in(path)[-len(VIDEO_FIELDS) :] == VIDEO_FIELDS:
+            fields += VIDEO_FIELDS
         self._format = _FORMATS[path.suffix.lower()](fields)
         if resume and path.exists():
             self.done, self.retried = _cut_back(path, self._format, models)
@@ -356,7 +393,9 @@ class _TextWriter(RowWriter):
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
 
     def write(self, rows: list[Row]) -> None:
-        rest = b"".join(self._format.encode(row.as_dict(self._format.fields)) for row in rows)
+        if any(row.frames is not None for row in rows) and "frames" not in self._format.fields:
+            self._add_video_columns()
+        rest = b"".join(map(self._format.encode, self._records(rows)))
         end = self._file.tell()
         try:
             while rest:  # one turn, except on a disk that is nearly full
@@ -372,53 +411,128 @@ class _TextWriter(RowWriter):
     def close(self) -> None:
         self._file.close()
 
+    def _records(self, rows: list[Row]) -> Iterable[dict]:
+        return [row.as_dict(self._format.fields) for row in rows]
 
-class _ParquetWriter(_TextWriter):
-    """Appends rows to a journal and turns it into Parquet, which cannot be appended to, at the end.
+    def _add_video_columns(self) -> None:
+        """Write the file anew, once, so that a run without videos has the columns it always had."""
+        wider = type(self._format)(self._format.fields + VIDEO_FIELDS)
+        nothing = dict.fromkeys(VIDEO_FIELDS)
+        self._file.close()
+        with atomic_write(self._path, "wb") as file:
+            file.write(wider.header)
+            for _, row in _read_records(self._path, self._format):
+                file.write(wider.encode(row | nothing))
+        self._format = wider
+        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
 
-    While there is a journal, it holds every row of the Parquet file beside it too, or that file is
-    of an older run; so resuming looks at the journal first.
+
+class _JournalWriter(_TextWriter):
+    """Appends rows to a journal and turns it, at the end, into a file that cannot be appended to.
+
+    While there is a journal, it holds every row of that file beside it too, or that file is of an
+    older run; so resuming looks at the journal first.
     """
 
     def __init__(self, path: Path, models: Sequence[str], resume: bool, fields: tuple[str, ...]):
-        _pyarrow()  # missing: better said now than after the scoring
         journal = path.with_name(f".{path.name}.journal.jsonl")
         reopened = resume and path.exists() and not journal.exists()
         if reopened:
             with atomic_write(journal, "wb") as file:
-                file.writelines(map(_JsonLines.encode, _read_parquet(path, (fields,))))
-        elif not resume and path.exists() and _holds_rows(path):
+                file.writelines(map(_JsonLines.encode, self._read_back(path, fields)))
+        elif not resume and path.exists() and _holds(self._read_back(path)):
             _set_aside(path)
-        self._parquet = path
+        self._finished = path
         try:
             super().__init__(journal, models, resume, fields)
         except BaseException:
             if reopened:
-                journal.unlink(missing_ok=True)  # all its rows are in the Parquet file
+                journal.unlink(missing_ok=True)  # all its rows are in the finished file
             raise
 
     def close(self) -> None:
         super().close()
         try:
-            rows = (row for _, row in _read_records(self._path, self._format))
-            _write_parquet(self._parquet, rows, self._format.fields)
+            self._finish()
             self._path.unlink()
         except OSError as error:
             raise UserError(
-                f"{self._parquet}: this file cannot be written ({error.strerror}); the rows are "
+                f"{self._finished}: this file cannot be written ({error.strerror}); the rows are "
                 f"kept in {self._path.name}: make room and run the same command with --continue."
             ) from error
 
+    def _read_back(self, path: Path, fields: tuple[str, ...] | None = None) -> Iterator[dict]:
+        """What the journal of a finished file was, if its columns begin with the `fields`."""
+        raise NotImplementedError
 
-_WRITERS = {".csv": _TextWriter, ".jsonl": _TextWriter, ".parquet": _ParquetWriter}
+    def _finish(self) -> None:
+        """Turn the journal into the finished file."""
+        raise NotImplementedError
+
+
+class _ParquetWriter(_JournalWriter):
+    def __init__(self, path: Path, models: Sequence[str], resume: bool, fields: tuple[str, ...]):
+        _pyarrow()  # missing: better said now than after the scoring
+        super().__init__(path, models, resume, fields)
+
+    def _read_back(self, path: Path, fields: tuple[str, ...] | None = None) -> Iterator[dict]:
+        return _read_parquet(path, _variants(fields) if fields else _ALL_VARIANTS)
+
+    def _finish(self) -> None:
+        rows = (row for _, row in _read_records(self._path, self._format))
+        _write_parquet(self._finished, rows, self._format.fields)
+
+
+class _HtmlWriter(_JournalWriter):
+    """The journal has one column more, first: what the page shows of a photo, in its first row."""
+
+    def __init__(self, path: Path, models: Sequence[str], resume: bool, fields: tuple[str, ...]):
+        from pipeline.html_report import PictureKeeper
+
+        self._pictures = PictureKeeper()
+        super().__init__(path, models, resume, (_PICTURE, *fields))
+
+    def watch(self, photos: Iterable[Photo]) -> Iterable[Photo]:
+        return self._pictures.watch(photos)
+
+    def _records(self, rows: list[Row]) -> Iterable[dict]:
+        pictures = itertools.chain([self._pictures.take(rows)], itertools.repeat(None))
+        for row, picture in zip(rows, pictures, strict=False):
+            yield {_PICTURE: picture} | row.as_dict(self._format.fields[1:])
+
+    def _read_back(self, path: Path, fields: tuple[str, ...] | None = None) -> Iterator[dict]:
+        allowed = _variants(fields[1:]) if fields else _ALL_VARIANTS
+        return ({_PICTURE: picture} | row for picture, row in _read_html(path, allowed))
+
+    def _finish(self) -> None:
+        from pipeline.html_report import write_report
+
+        write_report(self._finished, self._path, self._format.fields[1:])
+
+
+_WRITERS = {
+    ".csv": _TextWriter,
+    ".jsonl": _TextWriter,
+    ".parquet": _ParquetWriter,
+    ".html": _HtmlWriter,
+}
+_PICTURE = "picture"
+
+
+def _variants(fields: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [fields, fields + VIDEO_FIELDS]
+
+
+_ALL_VARIANTS = _variants(FIELDS) + _variants(COMPARED_FIELDS)
 
 
 def _fields_in(path: Path) -> tuple[str, ...]:
     """The columns of a .csv or .jsonl file of rows, by its first line."""
     with open(path, "rb") as file:
         first = file.readline(_LONGEST_RECORD).rstrip()
-    compared = first.endswith(b",agreement") or b'"agreement":' in first
-    return COMPARED_FIELDS if compared else FIELDS
+    of_videos = first.endswith(b",fake_share") or b'"fake_share":' in first
+    compared = b",agreement" in first if first.startswith(b"path,") else b'"agreement":' in first
+    return (COMPARED_FIELDS if compared else FIELDS) + (VIDEO_FIELDS if of_videos else ())
 
 
 def _read_records(path: Path, form: _Csv | _JsonLines) -> Iterator[tuple[bytes, dict]]:
@@ -522,28 +636,35 @@ def _pyarrow():
     return pyarrow
 
 
-def _write_parquet(path: Path, rows: Iterable[dict], fields: Sequence[str]) -> None:
+def parquet_table(rows: Iterable[dict], fields: Sequence[str]):
+    """The rows, dicts of `fields`, as a pyarrow.Table whose types are those of every file of rows.
+
+    A byte of a path that is not UTF-8 becomes the text `\\udcXX`, see `valid_utf8`.
+    """
     pyarrow = _pyarrow()
     types = (
-        dict.fromkeys(COMPARED_FIELDS, pyarrow.string())
+        dict.fromkeys(fields, pyarrow.string())
         | dict.fromkeys(_WHOLE_NUMBERS, pyarrow.int32())
         | dict.fromkeys(_FRACTIONS, pyarrow.float64())
         | {"agreement": pyarrow.bool_()}
     )
     schema = pyarrow.schema([(name, types[name]) for name in fields])
+    valid = [{name: valid_utf8(value) for name, value in row.items()} for row in rows]
+    return pyarrow.Table.from_pylist(valid, schema)
+
+
+def _write_parquet(path: Path, rows: Iterable[dict], fields: Sequence[str]) -> None:
+    pyarrow = _pyarrow()
     rows = iter(rows)
     with (
         atomic_write(path, "wb") as file,
-        pyarrow.parquet.ParquetWriter(file, schema) as parquet,
+        pyarrow.parquet.ParquetWriter(file, parquet_table([], fields).schema) as parquet,
     ):
         while batch := list(itertools.islice(rows, _BATCH)):
-            valid = [{name: _utf8(value) for name, value in row.items()} for row in batch]
-            parquet.write_table(pyarrow.Table.from_pylist(valid, schema))
+            parquet.write_table(parquet_table(batch, fields))
 
 
-def _read_parquet(
-    path: Path, allowed: Sequence[tuple[str, ...]] = (FIELDS, COMPARED_FIELDS)
-) -> Iterator[dict]:
+def _read_parquet(path: Path, allowed: Sequence[tuple[str, ...]] = _ALL_VARIANTS) -> Iterator[dict]:
     """The rows of a Parquet file whose columns are one of the `allowed` lists."""
     pyarrow = _pyarrow()
     try:
@@ -557,14 +678,32 @@ def _read_parquet(
         raise _not_rows(path, allowed[0], "its content") from error
 
 
-def _holds_rows(parquet: Path) -> bool:
+def _read_html(
+    path: Path, allowed: Sequence[tuple[str, ...]] = _ALL_VARIANTS
+) -> Iterator[tuple[dict | None, dict]]:
+    """The rows of a report with the picture before each, if its columns are among the `allowed`."""
+    from pipeline.html_report import read_report
+
     try:
-        return next(_read_parquet(parquet), None) is not None
+        fields, photos = read_report(path)
+        if fields not in allowed:
+            raise _not_rows(path, allowed[0], "its list of columns")
+        for picture, rows in photos:
+            for row in rows:
+                yield picture, row
+                picture = None
+    except ValueError as error:
+        raise _not_rows(path, allowed[0], "its content") from error
+
+
+def _holds(rows: Iterator[dict]) -> bool:
+    try:
+        return next(rows, None) is not None
     except UserError:  # something else, which is not to be lost either
         return True
 
 
-def _utf8(value: str | int | float | None) -> str | int | float | None:
+def valid_utf8(value: str | int | float | None) -> str | int | float | None:
     """Parquet's strings must be UTF-8: a byte of a path that is not becomes the text `\\udcXX`."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
@@ -581,7 +720,7 @@ _VERDICT_TITLE = f"{'verdict':<9}  {'fake':>6}"
 _LONGEST_MODEL = 20  # signs of a model's name above its column
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Line ends and other control signs in a name would break the table, or the terminal."""
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
@@ -594,6 +733,17 @@ def _shortened(path: str, width: int) -> str:
         return path
     tail = (width - 1) * 2 // 3
     return f"{path[: width - 1 - tail]}…{path[-tail:]}"
+
+
+def _spread(of_face: list[Row]) -> str:
+    """What a line of the table says of a video after its path."""
+    row = of_face[0]
+    if not row.frames:
+        return ""
+    if row.median is None or len(of_face) > 1:
+        return f" ({_count(row.frames, 'frame')})"
+    share = f"median {row.median:.1%}, {row.fake_share:.0%} of them fake"
+    return f" ({_count(row.frames, 'frame')}: {share})"
 
 
 def _count(number: int, noun: str) -> str:

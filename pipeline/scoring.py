@@ -43,6 +43,11 @@ class Scorer:
         """The rows of each photo, in the order of the photos; see `look`."""
         return (scored.rows for scored in self.look(photos))
 
+    def verdict(self, model: str, fake_probability: float) -> str:
+        """What the detector of this name calls a fake_probability, at the threshold of this run."""
+        [network] = (network for network in self._networks if network.name == model)
+        return network.verdict(fake_probability)
+
     def look(self, photos: Iterable[Photo]) -> Iterator["Scored"]:
         """Score photos, in their order, and give with each row the pixels that it rests on.
 
@@ -181,6 +186,7 @@ class _Network:
         self._calibration = detector.calibration
         if threshold is not None:
             self._calibration = self._calibration.at(threshold)
+        self.verdict = self._calibration.verdict
         self._runtime = Runtime(detector.graph, detector.architecture, device)
         self._batch_size = batch_size
 

@@ -289,9 +289,9 @@ def test_no_photos(infer, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").touch()
     process = infer("empty")
-    assert_refused(process, "empty: there are no photos here")
+    assert_refused(process, "empty: there are no photos or videos here")
     assert "1 other file skipped" in process.stderr.decode()
-    assert_refused(infer("-"), "-: there are no photos here")
+    assert_refused(infer("-"), "-: there are no photos or videos here")
 
 
 def test_a_path_that_leads_nowhere_is_a_row_of_its_own(infer, tmp_path):

@@ -12,7 +12,7 @@ SCRIPTS = sorted(REPOSITORY.glob("*.py"))
 MODULES = sorted((REPOSITORY / "models").glob("*.py")) + sorted(
     (REPOSITORY / "pipeline").glob("*.py")
 )
-# pipeline modules that train, audit or draw; scoring a photo needs none of them
+# pipeline modules that train, audit, draw or command a cluster; scoring a photo needs none of them
 TRAINING_ONLY = {
     "audit",
     "batches",
@@ -21,6 +21,7 @@ TRAINING_ONLY = {
     "comparison_figures",
     "comparison_report",
     "comparison_scores",
+    "cluster",
     "finishing",
     "hub",
     "hugging_face",
@@ -36,6 +37,7 @@ TRAINING_ONLY = {
     "tuning",
 }
 HEAVY = {
+    "av",
     "huggingface_hub",
     "imagehash",
     "keras",
@@ -43,6 +45,7 @@ HEAVY = {
     "matplotlib",
     "peft",
     "pyarrow",
+    "ray",
     "safetensors",
     "scipy",
     "sklearn",

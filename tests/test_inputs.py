@@ -32,9 +32,23 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 def test_a_folder_is_searched_in_order_without_hidden_and_other_files(folder):
     make(folder, "p/b.JPG", "p/a.png", "p/sub/c.webp", "p/sub/.d.jpg", "p/.cache/e.jpg")
-    make(folder, "p/notes.txt", "p/sub/film.mp4", "p/jpg", "p/.DS_Store", "p/a/z.heic")
+    make(
+        folder,
+        "p/notes.txt",
+        "p/sub/Film.MOV",
+        "p/sub/film.ts",
+        "p/jpg",
+        "p/.DS_Store",
+        "p/a/z.heic",
+    )
     photos = find_photos(["p"])
-    assert [photo.path for photo in photos] == ["p/a.png", "p/b.JPG", "p/a/z.heic", "p/sub/c.webp"]
+    assert [photo.path for photo in photos] == [
+        "p/a.png",
+        "p/b.JPG",
+        "p/a/z.heic",
+        "p/sub/Film.MOV",
+        "p/sub/c.webp",
+    ]
     assert photos.skipped == 3
 
 

@@ -443,8 +443,8 @@ def test_outputs_that_cannot_be_are_refused_at_once(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").write_bytes(b"")
     for name, sentence in (
-        ("rows.txt", r"\.csv, \.jsonl or \.parquet"),
-        ("rows", r"\.csv, \.jsonl or \.parquet"),
+        ("rows.txt", r"\.csv, \.jsonl, \.parquet or \.html"),
+        ("rows", r"\.csv, \.jsonl, \.parquet or \.html"),
         ("folder.csv", "this is a folder"),
         ("file/rows.csv", "cannot be written here"),
         ("x" * 300 + ".jsonl", "cannot be written here"),
