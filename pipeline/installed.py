@@ -1,0 +1,110 @@
+"""The detectors that are installed: what each says of itself, and those in memory, ready to score."""
+
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from pipeline.calibration import MISSED_FAKES
+from pipeline.detector import load_detector
+from pipeline.scoring import Scorer
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What a detector folder says of itself, for people who choose one.
+
+    `auc` (0…1) and its 95 % interval are on validation pictures of the kinds it was trained on;
+    `unseen_auc` on generators that it never saw, None where the folder does not say. `recall_fake`
+    and `recall_real` are the shares of fakes and of real faces that are told right at the
+    threshold; below `uncertain_from` lie `missed_fakes` of the validation fakes.
+    """
+
+    name: str
+    recommended: bool
+    auc: float
+    auc_95: tuple[float, float] | None
+    unseen_auc: float | None
+    recall_fake: float
+    recall_real: float
+    threshold: float
+    uncertain_from: float
+    missed_fakes: float
+    validation_images: int
+    input_size: int
+    training_images: int
+    training_data: str
+    training_start: str
+    data_licence: str
+    trained_on: date
+
+
+def find_installed(weights: Path) -> list[Installed]:
+    """The detectors in a folder, the recommended one first, then by their validation AUC.
+
+    Recommended is the one with the best AUC on unseen generators where all folders state it, else
+    with the best AUC on validation pictures. A folder that cannot be described is left out: it
+    could not be loaded either.
+    """
+    found = []
+    for path in sorted(weights.glob("*/detector.json")):
+        try:
+            found.append(_described(json.loads(path.read_text(encoding="utf-8")), path.parent.name))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    all_know_unseen = all(detector["unseen_auc"] is not None for detector in found)
+    best_first = "unseen_auc" if all_know_unseen else "auc"
+    found.sort(key=lambda detector: -detector[best_first])
+    return [Installed(recommended=number == 0, **detector) for number, detector in enumerate(found)]
+
+
+class LoadedScorers:
+    """Scorers by the names of their detectors: loaded on first use, the last used `kept` stay."""
+
+    def __init__(self, weights: Path, kept: int):
+        self._weights = weights
+        self._kept = kept
+        self._scorers: OrderedDict[tuple[str, ...], Scorer] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, names: tuple[str, ...]) -> Scorer:
+        """The scorer of these detectors. Raises UserError where a folder is damaged."""
+        with self._lock:
+            scorer = self._scorers.pop(names, None)
+            if scorer is None:
+                while len(self._scorers) >= self._kept:  # before the new one takes its memory
+                    self._scorers.popitem(last=False)
+                scorer = Scorer(*(load_detector(self._weights / name) for name in names))
+            self._scorers[names] = scorer
+            return scorer
+
+    @property
+    def loaded(self) -> list[tuple[str, ...]]:
+        return list(self._scorers)
+
+
+def _described(description: dict, folder: str) -> dict:
+    metrics, training = description["metrics"], description["training"]
+    calibration = description["calibration"]
+    interval = metrics.get("auc_95")
+    unseen = metrics.get("unseen_auc")
+    return {
+        "name": folder,
+        "auc": float(metrics["auc"]),
+        "auc_95": None if interval is None else (float(interval[0]), float(interval[1])),
+        "unseen_auc": None if unseen is None else float(unseen),
+        "recall_fake": float(metrics["recall_fake"]),
+        "recall_real": float(metrics["recall_real"]),
+        "threshold": float(calibration["threshold"]),
+        "uncertain_from": float(calibration["uncertain_from"]),
+        "missed_fakes": MISSED_FAKES,
+        "validation_images": sum(metrics["images"].values()),
+        "input_size": int(description["input"]["size"]),
+        "training_images": sum(training["images"].values()),
+        "training_data": str(training.get("data", "")),
+        "training_start": str(training.get("start", "")),
+        "data_licence": str(training.get("data_licence", "")),
+        "trained_on": date.fromisoformat(training["date"]),
+    }
