@@ -11,7 +11,6 @@ DETECTOR_TOKEN and DETECTOR_MAX_FILE_MB. Nothing of an upload is written to the 
 """
 
 import contextlib
-from dataclasses import asdict
 from pathlib import Path
 
 import uvicorn
@@ -78,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.get("/api/models", **MODELS)
     async def models() -> list[dict]:
-        return [asdict(installed) for installed in service.installed()]
+        return [detector.as_json() for detector in service.installed()]
 
     @app.get("/samples/{name}", include_in_schema=False)
     async def sample(name: str) -> Response:

@@ -135,7 +135,7 @@ def refused(refusal: Refusal) -> JSONResponse:
 
 
 async def _is_trusted(scope: Scope, hosts: list[str]) -> bool:
-    """What starlette's TrustedHostMiddleware says of a request, without its answer in plain text."""
+    """Whether starlette's TrustedHostMiddleware lets a request pass; its answer is plain text."""
     admitted = False
 
     async def admit(_scope: Scope, _receive: Receive, _send: Send) -> None:

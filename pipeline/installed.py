@@ -1,9 +1,9 @@
-"""The detectors that are installed: what each says of itself, and those in memory, ready to score."""
+"""The installed detectors: what each says of itself, and those in memory, ready to score."""
 
 import json
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
@@ -24,6 +24,8 @@ class Installed:
 
     name: str
     recommended: bool
+    folder: Path
+    graph_sha256: str
     auc: float
     auc_95: tuple[float, float] | None
     unseen_auc: float | None
@@ -34,26 +36,33 @@ class Installed:
     missed_fakes: float
     validation_images: int
     input_size: int
-    training_images: int
+    training_real: int
+    training_fake: int
     training_data: str
     training_start: str
     data_licence: str
     trained_on: date
+
+    def as_json(self) -> dict:
+        """All but what concerns this computer alone."""
+        return {key: value for key, value in asdict(self).items() if key != "folder"}
 
 
 def find_installed(weights: Path) -> list[Installed]:
     """The detectors in a folder, the recommended one first, then by their validation AUC.
 
     Recommended is the one with the best AUC on unseen generators where all folders state it, else
-    with the best AUC on validation pictures. A folder that cannot be described is left out: it
-    could not be loaded either.
+    with the best AUC on validation pictures. A folder that cannot be described, or has the name of
+    another one, is left out.
     """
-    found = []
+    by_name: dict[str, dict] = {}
     for path in sorted(weights.glob("*/detector.json")):
         try:
-            found.append(_described(json.loads(path.read_text(encoding="utf-8")), path.parent.name))
-        except (OSError, ValueError, KeyError, TypeError):
+            described = _described(json.loads(path.read_text(encoding="utf-8")), path.parent)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
+        by_name.setdefault(described["name"], described)
+    found = list(by_name.values())
     all_know_unseen = all(detector["unseen_auc"] is not None for detector in found)
     best_first = "unseen_auc" if all_know_unseen else "auc"
     found.sort(key=lambda detector: -detector[best_first])
@@ -61,37 +70,37 @@ def find_installed(weights: Path) -> list[Installed]:
 
 
 class LoadedScorers:
-    """Scorers by the names of their detectors: loaded on first use, the last used `kept` stay."""
+    """Scorers of one detector or several: loaded on first use, the last used `kept` stay.
 
-    def __init__(self, weights: Path, kept: int):
-        self._weights = weights
+    A detector folder that has been replaced is another detector.
+    """
+
+    def __init__(self, kept: int):
         self._kept = kept
-        self._scorers: OrderedDict[tuple[str, ...], Scorer] = OrderedDict()
+        self._scorers: OrderedDict[tuple[Installed, ...], Scorer] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, names: tuple[str, ...]) -> Scorer:
+    def get(self, detectors: tuple[Installed, ...]) -> Scorer:
         """The scorer of these detectors. Raises UserError where a folder is damaged."""
         with self._lock:
-            scorer = self._scorers.pop(names, None)
+            scorer = self._scorers.pop(detectors, None)
             if scorer is None:
                 while len(self._scorers) >= self._kept:  # before the new one takes its memory
                     self._scorers.popitem(last=False)
-                scorer = Scorer(*(load_detector(self._weights / name) for name in names))
-            self._scorers[names] = scorer
+                scorer = Scorer(*(load_detector(detector.folder) for detector in detectors))
+            self._scorers[detectors] = scorer
             return scorer
 
-    @property
-    def loaded(self) -> list[tuple[str, ...]]:
-        return list(self._scorers)
 
-
-def _described(description: dict, folder: str) -> dict:
+def _described(description: dict, folder: Path) -> dict:
     metrics, training = description["metrics"], description["training"]
     calibration = description["calibration"]
     interval = metrics.get("auc_95")
     unseen = metrics.get("unseen_auc")
     return {
-        "name": folder,
+        "name": str(description["name"]),
+        "folder": folder,
+        "graph_sha256": str(description["files"]["model.onnx"]),
         "auc": float(metrics["auc"]),
         "auc_95": None if interval is None else (float(interval[0]), float(interval[1])),
         "unseen_auc": None if unseen is None else float(unseen),
@@ -102,7 +111,8 @@ def _described(description: dict, folder: str) -> dict:
         "missed_fakes": MISSED_FAKES,
         "validation_images": sum(metrics["images"].values()),
         "input_size": int(description["input"]["size"]),
-        "training_images": sum(training["images"].values()),
+        "training_real": int(training["images"]["real"]),
+        "training_fake": int(training["images"]["fake"]),
         "training_data": str(training.get("data", "")),
         "training_start": str(training.get("start", "")),
         "data_licence": str(training.get("data_licence", "")),

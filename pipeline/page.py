@@ -1,4 +1,4 @@
-"""The page that visitors see: what it says of each face, in words that the detector's data allow."""
+"""The page that visitors see, and what it may say of a face by what its detector was measured."""
 
 import functools
 from pathlib import Path
@@ -9,10 +9,11 @@ from fastapi.responses import HTMLResponse
 from starlette.requests import Request
 
 from pipeline import pictures
+from pipeline.heat_maps import NO_EXPLAINER, can_explain
 from pipeline.images import read_image
 from pipeline.installed import Installed
 from pipeline.rows import Row, by_face
-from pipeline.service import NO_EXPLAINER, Answer, Service, Shown, can_explain, unless_gone
+from pipeline.service import Answer, Service, Shown, unless_gone
 from pipeline.service_settings import SAMPLES
 from pipeline.uploads import Form, Refusal, read_form
 
@@ -60,7 +61,7 @@ class Page:
 
     def results(self, answer: Answer) -> jinja2.utils.markupsafe.Markup:
         """The part of the page that shows an answer."""
-        detectors = {detector.name: detector for detector in self._service.installed()}
+        detectors = {detector.name: detector for detector in answer.detectors}
         photos = [(photo, _judgements(photo, detectors)) for photo in answer.photos]
         rendered = self._results.render(photos=photos, notes=answer.notes)
         return jinja2.utils.markupsafe.Markup(rendered)
@@ -110,7 +111,7 @@ def _judgements(photo: Shown, detectors: dict[str, Installed]) -> list[list[Judg
                 *pictures_of[id(row)],
             )
             for row in rows
-            if row.fake_probability is not None and row.model in detectors
+            if row.fake_probability is not None
         ]
         for rows in by_face(photo.rows)
     ]

@@ -1,8 +1,6 @@
-"""The web service behind its routes: photos of a form in, rows and pictures out, a bounded queue."""
+"""The web service behind its routes: photos of a form in, rows and pictures out."""
 
 import asyncio
-import contextlib
-import importlib.util
 import itertools
 import logging
 import threading
@@ -16,8 +14,8 @@ import numpy as np
 from starlette.requests import Request
 
 from pipeline import pictures
-from pipeline.detector import load_detector
 from pipeline.errors import ImageError, UserError
+from pipeline.heat_maps import NO_EXPLAINER, Explained, HeatMaps, can_explain
 from pipeline.images import PHOTO_SUFFIXES, read_image
 from pipeline.inputs import Photo
 from pipeline.installed import Installed, LoadedScorers, find_installed
@@ -25,17 +23,13 @@ from pipeline.rows import COMPARED_FIELDS, FIELDS, Row
 from pipeline.scoring import Scored
 from pipeline.service_metrics import Metrics
 from pipeline.service_settings import SAMPLES, Settings
-from pipeline.uploads import Form, Places, Refusal, Upload
+from pipeline.uploads import GONE, Form, Places, Refusal, Upload
 from pipeline.work_queue import WorkQueue
 
 BATCH = 32  # photos that are scored together
 log = logging.getLogger("uvicorn.error")
 Result = TypeVar("Result")
 
-NO_EXPLAINER = (
-    "Heat maps need the packages that train networks: pip install -r requirements.txt, and start "
-    "the service again."
-)
 NO_GENERATOR = (
     "No generator is installed. Download a StyleGAN3 network for faces from NVIDIA (under its "
     "licence, for non-commercial use), convert it with python -m models.stylegan3 convert FILE.pkl "
@@ -62,14 +56,14 @@ class Shown(NamedTuple):
 class Answer(NamedTuple):
     """What a request has brought; `notes` are sentences on what could not be done."""
 
-    models: tuple[str, ...]
+    detectors: tuple[Installed, ...]
     photos: list[Shown]
     notes: list[str]
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The columns of the rows, as of the scoring commands."""
-        return COMPARED_FIELDS if len(self.models) > 1 else FIELDS
+        return COMPARED_FIELDS if len(self.detectors) > 1 else FIELDS
 
     def rows(self) -> list[dict]:
         return [row.as_dict(self.fields) for photo in self.photos for row in photo.rows]
@@ -92,7 +86,8 @@ class Answer(NamedTuple):
                 described["heat_maps"] = photo.heat_maps
             photos.append(described)
             first += len(photo.rows)
-        return {"models": self.models, "rows": self.rows(), "photos": photos, "notes": self.notes}
+        models = [detector.name for detector in self.detectors]
+        return {"models": models, "rows": self.rows(), "photos": photos, "notes": self.notes}
 
 
 class Service:
@@ -103,11 +98,11 @@ class Service:
         self.places = Places(settings.places, settings.max_waiting_mb * 1e6)
         self.metrics = Metrics(lambda: self.places.taken)
         self._weights = Path(settings.weights)
-        self._scorers = LoadedScorers(self._weights, settings.models_kept)
+        self._scorers = LoadedScorers(settings.models_kept)
         self._scoring = WorkQueue(self._score_photos, most=BATCH, name="scoring")
         # Heat maps and generated faces take seconds: they must not hold up plain scoring.
         self._slow = WorkQueue(lambda _key, tasks: (task() for task in tasks), most=1, name="slow")
-        self._explainers: dict[str, Any] = {}
+        self._heat_maps = HeatMaps()
         self._generator: Any = None
 
     def close(self) -> None:
@@ -123,27 +118,25 @@ class Service:
             path.name for path in SAMPLES.glob("*.*") if path.suffix.lower() in PHOTO_SUFFIXES
         )
 
-    def choose(self, names: Sequence[str]) -> tuple[str, ...]:
+    def choose(self, asked: Sequence[str]) -> tuple[Installed, ...]:
         """The detectors that a form asks for: by name, "all", or the recommended one if none.
 
         Raises Refusal: 422 for an unknown name, 503 where no detector is installed.
         """
-        installed = [detector.name for detector in self.installed()]
+        installed = self.installed()
         if not installed:
             raise Refusal(
                 503, "No detector is installed; train one, or run python download_weights.py."
             )
-        asked = [name for name in names if name]
+        asked = [name for name in asked if name]
         if not asked:
             return (installed[0],)
         if "all" in asked:
             return tuple(installed)
-        unknown = next((name for name in asked if name not in installed), None)
-        if unknown is not None:
-            raise Refusal(
-                422, f"There is no such model; choose {', '.join(installed)} or all of them."
-            )
-        return tuple(name for name in installed if name in asked)
+        names = [detector.name for detector in installed]
+        if not set(asked) <= set(names):
+            raise Refusal(422, f"There is no such model; choose of {', '.join(names)}, or all.")
+        return tuple(detector for detector in installed if detector.name in asked)
 
     async def score_form(self, form: Form, with_preview: bool) -> Answer:
         """Score a form's photos, and the sample photos that it names, with the models it names."""
@@ -153,13 +146,13 @@ class Service:
         photos = [
             _Picture(upload.name, lambda upload=upload: self._decode(upload)) for upload in uploads
         ]
-        models = self.choose(form.fields.get("model", []))
-        return await self.score(photos, models, form.flag("explain"), with_preview)
+        detectors = self.choose(form.fields.get("model", []))
+        return await self.score(photos, detectors, form.flag("explain"), with_preview)
 
     async def score(
         self,
         photos: list["_Picture"],
-        models: tuple[str, ...],
+        detectors: tuple[Installed, ...],
         explain: bool,
         with_preview: bool,
     ) -> Answer:
@@ -169,26 +162,35 @@ class Service:
         notes: list[str] = []
         try:
             async with asyncio.timeout(self.settings.answer_seconds):
-                scored = await self._scoring.run(models, looks, size=len(looks))
-                heat_maps: list[list] = [[None] * len(one.rows) for one in scored]
-                seen: list[list] = heat_maps
-                if explain:
-                    seen, heat_maps, note = await self._slow.run(
-                        object(), lambda: self._explain(scored)
+                scored = await self._scoring.run(detectors, looks, size=len(looks))
+                explained = [
+                    Explained([None] * len(one.rows), [None] * len(one.rows)) for one in scored
+                ]
+                if explain and can_explain():
+                    explained = await self._slow.run(
+                        object(), lambda: self._heat_maps.draw(detectors, scored)
                     )
-                    notes += [note] if note else []
+                elif explain:
+                    notes.append(NO_EXPLAINER)
         except TimeoutError:
             raise Refusal(
                 503, "This took too long; send fewer or smaller photos, or try later.", 10
+            ) from None
+        except UserError as error:  # a damaged detector folder; the sentence names its path
+            log.error("%s", error)
+            raise Refusal(
+                503, "This detector cannot be loaded; choose another, or tell the keeper."
             ) from None
         finally:
             given_up.set()
         self.metrics.scored([row for one in scored for row in one.rows])
         return Answer(
-            models,
+            detectors,
             [
-                Shown(look.photo.name, look.width, look.height, look.preview, one.rows, *of_rows)
-                for look, one, *of_rows in zip(looks, scored, seen, heat_maps, strict=True)
+                Shown(
+                    look.photo.name, look.width, look.height, look.preview, one.rows, *pictures_of
+                )
+                for look, one, pictures_of in zip(looks, scored, explained, strict=True)
             ],
             notes,
         )
@@ -200,19 +202,19 @@ class Service:
         """
         seed = _number(form, "seed", int, 0, 0, 2**32 - 1)
         truncation = _number(form, "truncation", float, 0.7, 0, 1)
-        models = self.choose(form.fields.get("model", []))
+        detectors = self.choose(form.fields.get("model", []))
         image = await self._slow.run(object(), lambda: self._generate(seed, truncation))
         name = f"generated face, seed {seed}, truncation {truncation:g}"
         return await self.score(
-            [_Picture(name, lambda: image)], models, form.flag("explain"), with_preview
+            [_Picture(name, lambda: image)], detectors, form.flag("explain"), with_preview
         )
 
     def _score_photos(
-        self, models: tuple[str, ...], requests: list[list["_Look"]]
+        self, detectors: tuple[Installed, ...], requests: list[list["_Look"]]
     ) -> Iterator[list[Scored]]:
         """The scored photos of each request. Runs in the queue's thread."""
         started = time.perf_counter()
-        scorer = self._scorers.get(models)
+        scorer = self._scorers.get(detectors)
         photos = (Photo(look.photo.name, read=look.read) for looks in requests for look in looks)
         scored = scorer.look(photos)
         for looks in requests:
@@ -228,32 +230,6 @@ class Service:
             raise Refusal(422, f"There is no such sample; choose of {', '.join(self.samples())}.")
         return [Upload(name, (SAMPLES / name).read_bytes()) for name in names[:1]]
 
-    def _explain(self, scored: list[Scored]) -> tuple[list[list], list[list], str]:
-        """What the networks saw and their heat maps, row by row, and a note if there are none."""
-        if not can_explain():
-            nothing: list[list] = [[None] * len(one.rows) for one in scored]
-            return nothing, nothing, NO_EXPLAINER
-        # TensorFlow and triton bring an LLVM each: Python crashes unless triton comes first.
-        with contextlib.suppress(ImportError):
-            import triton  # noqa: F401
-        from pipeline.explanation import Explainer
-
-        seen, heat_maps = [], []
-        for one in scored:
-            seen.append([None if p is None else pictures.preview(p) for p in one.pixels])
-            heat_maps.append([])
-            for row, pixels in zip(one.rows, one.pixels, strict=True):
-                if pixels is None:
-                    heat_maps[-1].append(None)
-                    continue
-                if row.model not in self._explainers:
-                    self._explainers[row.model] = Explainer(
-                        load_detector(self._weights / row.model)
-                    )
-                heat = self._explainers[row.model].heat_maps(pixels[None])[0]
-                heat_maps[-1].append(pictures.heat_map_picture(heat))
-        return seen, heat_maps, ""
-
     def _generate(self, seed: int, truncation: float) -> np.ndarray:
         try:
             from pipeline import generation
@@ -266,23 +242,17 @@ class Service:
         return generation.generate(self._generator, seed, truncation)
 
 
-def can_explain() -> bool:
-    """Whether what draws heat maps is installed; importing it would take seconds."""
-    needed = ("pipeline.explanation", "torch", "tensorflow")
-    return all(importlib.util.find_spec(name) for name in needed)
-
-
 async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
     """Wait for the work of a request whose body has been read, and stop it when its sender leaves.
 
-    Raises asyncio.CancelledError then: there is nobody to answer.
+    Raises Refusal then, which nobody reads.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Refusal(499, "The visitor has left.")
+            raise Refusal(GONE, "The visitor has left.")
         return task.result()
     finally:
         task.cancel()

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from pipeline.detector import WEIGHTS
 from pipeline.errors import UserError

@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from pipeline.service_settings import Settings
 
 MB = 1_000_000
 MAX_FIELDS = 32  # besides the photos: model, explain, …
 MAX_FIELD_BYTES = 200
+GONE = 499  # the status of an answer that nobody reads: the visitor has left
 LONGEST_NAME = 120  # characters of a file name that are shown
 
 
@@ -103,8 +104,7 @@ class Place:
 async def read_form(request: Request, settings: Settings, place: Place) -> Form:
     """Read a form with photos, and stop as soon as it breaks a limit.
 
-    Raises Refusal: 408 too slow, 413 too large, 415 not a form, 422 malformed or too many parts;
-    and starlette's ClientDisconnect where the visitor has left.
+    Raises Refusal: 408 too slow, 413 too large, 415 not a form, 422 malformed, GONE.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "multipart/form-data":
@@ -122,6 +122,8 @@ async def read_form(request: Request, settings: Settings, place: Place) -> Form:
         raise Refusal(
             408, f"The photos did not arrive within {settings.body_seconds:g} seconds."
         ) from None
+    except ClientDisconnect:
+        raise Refusal(GONE, "The visitor has left.") from None
     except MultiPartException as error:
         raise Refusal(422, f"The form cannot be read: {error.message}") from None
     return _form(form.multi_items())

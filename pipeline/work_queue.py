@@ -1,4 +1,4 @@
-"""Work that a thread does for requests: in their order, small ones together, given up ones never."""
+"""Work that a thread does for requests: in their order, and small ones together."""
 
 import asyncio
 import contextlib

@@ -1,0 +1,64 @@
+"""Heat maps for the web page: where the detectors of an answer found what speaks for fake."""
+
+import contextlib
+import importlib.util
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline import pictures
+from pipeline.detector import load_detector
+from pipeline.installed import Installed
+from pipeline.scoring import Scored
+
+NO_EXPLAINER = (
+    "Heat maps need the packages that train networks: pip install -r requirements.txt, and start "
+    "the service again."
+)
+
+
+def can_explain() -> bool:
+    """Whether what draws heat maps is installed; importing it would take seconds."""
+    needed = ("pipeline.explanation", "torch", "tensorflow")
+    return all(importlib.util.find_spec(name) for name in needed)
+
+
+class Explained(NamedTuple):
+    """For each row of a photo what the network saw and its heat map, as data URIs, or None."""
+
+    seen: list[str | None]
+    heat_maps: list[str | None]
+
+
+class HeatMaps:
+    """Draws heat maps, and keeps the explainers of the last request. For one thread."""
+
+    def __init__(self):
+        self._explainers: dict[Installed, Any] = {}
+
+    def draw(self, detectors: tuple[Installed, ...], scored: list[Scored]) -> list[Explained]:
+        """The heat maps of photos that these detectors have scored; only where `can_explain`."""
+        # TensorFlow and triton bring an LLVM each: Python crashes unless triton comes first.
+        with contextlib.suppress(ImportError):
+            import triton  # noqa: F401
+        from pipeline.explanation import Explainer
+
+        self._explainers = {
+            detector: self._explainers.get(detector) or Explainer(load_detector(detector.folder))
+            for detector in detectors
+        }
+        explained = [Explained([None] * len(one.rows), [None] * len(one.rows)) for one in scored]
+        for detector, explainer in self._explainers.items():
+            places = [
+                (photo, number, pixels)
+                for photo, one in enumerate(scored)
+                for number, (row, pixels) in enumerate(zip(one.rows, one.pixels, strict=True))
+                if pixels is not None and row.model == detector.name
+            ]
+            if not places:
+                continue
+            heat_maps = explainer.heat_maps(np.stack([pixels for *_, pixels in places]))
+            for (photo, number, pixels), heat in zip(places, heat_maps, strict=True):
+                explained[photo].seen[number] = pictures.preview(pixels)
+                explained[photo].heat_maps[number] = pictures.heat_map_picture(heat)
+        return explained
