@@ -29,6 +29,10 @@ class Explained(NamedTuple):
     seen: list[str | None]
     heat_maps: list[str | None]
 
+    @classmethod
+    def nothing(cls, scored: Scored) -> "Explained":
+        return cls([None] * len(scored.rows), [None] * len(scored.rows))
+
 
 class HeatMaps:
     """Draws heat maps, and keeps the explainers of the last request. For one thread."""
@@ -47,7 +51,7 @@ class HeatMaps:
             detector: self._explainers.get(detector) or Explainer(load_detector(detector.folder))
             for detector in detectors
         }
-        explained = [Explained([None] * len(one.rows), [None] * len(one.rows)) for one in scored]
+        explained = [Explained.nothing(one) for one in scored]
         for detector, explainer in self._explainers.items():
             places = [
                 (photo, number, pixels)

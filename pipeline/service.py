@@ -163,9 +163,7 @@ class Service:
         try:
             async with asyncio.timeout(self.settings.answer_seconds):
                 scored = await self._scoring.run(detectors, looks, size=len(looks))
-                explained = [
-                    Explained([None] * len(one.rows), [None] * len(one.rows)) for one in scored
-                ]
+                explained = [Explained.nothing(one) for one in scored]
                 if explain and can_explain():
                     explained = await self._slow.run(
                         object(), lambda: self._heat_maps.draw(detectors, scored)
