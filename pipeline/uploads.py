@@ -112,6 +112,8 @@ async def read_form(request: Request, settings: Settings, place: Place) -> Form:
     announced = request.headers.get("content-length", "0")
     if not announced.isascii() or not announced.isdigit():
         raise Refusal(400, "The header Content-Length is not a number.")
+    if "transfer-encoding" in request.headers and "content-length" in request.headers:
+        raise Refusal(400, "Content-Length and Transfer-Encoding contradict each other.")
     if int(announced) > settings.max_body_mb * MB:
         raise _too_large(settings)
     parser = _MemoryParser(request, _limited(request, settings, place), settings)

@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.detector import WEIGHTS
 from pipeline.installed import find_installed
 from tests.conftest import FACE_SAMPLE, SAMPLES
-from tests.web_service import Running, serving
+from tests.web_service import serving
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -227,10 +227,10 @@ def test_a_name_is_shown_and_never_run(open_page):
     assert page.title() == "Real face or deepfake?"
 
 
-def test_a_service_that_is_gone_is_said(browser, own_cache):
-    with serving(own_cache) as running:
-        page = browser.new_page()
-        page.goto(running.address)
+def test_a_service_that_is_gone_is_said(browser, service):
+    page = browser.new_page()
+    page.goto(service.address)
+    page.context.set_offline(True)
     page.set_input_files("#files", FACE_SAMPLE)
     page.click("text=Check the photos")
     page.wait_for_function("document.querySelector('#error').textContent !== ''")
@@ -322,18 +322,11 @@ def test_heat_map_and_its_slider(open_page):
     assert page.locator(".heat-map").first.evaluate("e => getComputedStyle(e).opacity") == "1"
 
 
-def test_stop(browser, own_cache):
-    with serving(own_cache) as running:
-        _stop(browser, running)
-
-
-def _stop(browser, running: Running) -> None:
-    page = browser.new_page()
-    page.goto(running.address)
+def test_stop(open_page):
+    page = open_page()
     page.route("**/api/score", lambda _route: None)  # an answer that never comes
     page.set_input_files("#files", FACE_SAMPLE)
     page.click("text=Check the photos")
     page.click("text=Stop")
     page.wait_for_function("document.querySelector('#status').textContent === 'Stopped.'")
     assert page.locator("#stop").is_hidden()
-    page.close()
