@@ -159,7 +159,7 @@ async def load(
                 health.append(time.perf_counter() - started)
                 if len(health) % 10 == 0:
                     text = (await client.get(f"{address}/metrics", timeout=60)).text
-                    rss = re.search(r"process_resident_memory_bytes (\S+)", text)
+                    rss = re.search(r"^process_resident_memory_bytes (\S+)", text, re.MULTILINE)
                     memory.append(float(rss.group(1)) / 1e6)
                 await asyncio.sleep(0.1)
 

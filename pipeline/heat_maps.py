@@ -2,14 +2,18 @@
 
 import contextlib
 import importlib.util
+import logging
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline import pictures
 from pipeline.detector import load_detector
+from pipeline.errors import UserError
 from pipeline.installed import Installed
 from pipeline.scoring import Scored
+
+log = logging.getLogger("uvicorn.error")
 
 NO_EXPLAINER = (
     "Heat maps need the packages that train networks: pip install -r requirements.txt, and start "
@@ -40,19 +44,30 @@ class HeatMaps:
     def __init__(self):
         self._explainers: dict[Installed, Any] = {}
 
-    def draw(self, detectors: tuple[Installed, ...], scored: list[Scored]) -> list[Explained]:
-        """The heat maps of photos that these detectors have scored; only where `can_explain`."""
+    def draw(
+        self, detectors: tuple[Installed, ...], scored: list[Scored]
+    ) -> tuple[list[Explained], list[str]]:
+        """The heat maps of photos that these detectors have scored; only where `can_explain`.
+
+        And a sentence for each detector that cannot be explained.
+        """
         # TensorFlow and triton bring an LLVM each: Python crashes unless triton comes first.
         with contextlib.suppress(ImportError):
             import triton  # noqa: F401
         from pipeline.explanation import Explainer
 
-        self._explainers = {
-            detector: self._explainers.get(detector) or Explainer(load_detector(detector.folder))
-            for detector in detectors
-        }
+        explainers, notes = {}, []
+        for detector in detectors:
+            try:
+                explainers[detector] = self._explainers.get(detector) or Explainer(
+                    load_detector(detector.folder)
+                )
+            except UserError as error:  # its folder may hold the graph alone
+                log.warning("%s", error)
+                notes.append(f"Heat maps of {detector.name} cannot be drawn here.")
+        self._explainers = explainers
         explained = [Explained.nothing(one) for one in scored]
-        for detector, explainer in self._explainers.items():
+        for detector, explainer in explainers.items():
             places = [
                 (photo, number, pixels)
                 for photo, one in enumerate(scored)
@@ -65,4 +80,4 @@ class HeatMaps:
             for (photo, number, pixels), heat in zip(places, heat_maps, strict=True):
                 explained[photo].seen[number] = pictures.preview(pixels)
                 explained[photo].heat_maps[number] = pictures.heat_map_picture(heat)
-        return explained
+        return explained, notes

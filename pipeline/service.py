@@ -165,7 +165,7 @@ class Service:
                 scored = await self._scoring.run(detectors, looks, size=len(looks))
                 explained = [Explained.nothing(one) for one in scored]
                 if explain and can_explain():
-                    explained = await self._slow.run(
+                    explained, notes = await self._slow.run(
                         object(), lambda: self._heat_maps.draw(detectors, scored)
                     )
                 elif explain:
@@ -233,9 +233,9 @@ class Service:
             from pipeline import generation
 
             if self._generator is None:
-                self._generator = generation.load_generator(generation.GENERATOR)
+                self._generator = generation.load_generator(Path(self.settings.generator))
         except (ImportError, UserError) as error:
-            log.info("no face can be generated: %s", type(error).__name__)
+            log.warning("no face can be generated: %s", error)
             raise Refusal(501, NO_GENERATOR) from None
         return generation.generate(self._generator, seed, truncation)
 

@@ -30,6 +30,9 @@ class Settings:
     )
     rate_limit: int = _setting(0, "requests a minute that one address may make; 0: any number")
     weights: str = _setting(str(WEIGHTS), "the folder with the detector folders")
+    generator: str = _setting(
+        str(WEIGHTS / "stylegan3"), "the folder of the generator of faces, if there is one"
+    )
     models_kept: int = _setting(3, "choices of detectors that stay in memory")
     max_files: int = _setting(16, "photos in one request")
     max_file_mb: float = _setting(20.0, "MB in one photo")
