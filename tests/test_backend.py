@@ -26,7 +26,7 @@ from pipeline.scoring import Scorer
 from pipeline.service_settings import Settings, describe_settings, read_settings
 from pipeline.uploads import display_name
 from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
-from tests.web_service import serving
+from tests.web_service import serving, write_tiny_generator
 
 PHOTOS = [Path(photo.path) for photo in find_photos([str(SAMPLES)])]
 
@@ -186,17 +186,37 @@ def test_a_sample_is_scored_by_its_name(service):
     assert answer.json()["rows"][0]["path"] == FACE_SAMPLE.name
 
 
-def test_a_face_cannot_be_generated_without_weights(service):
-    if importlib.util.find_spec("pipeline.generation"):
-        from pipeline.generation import GENERATOR
+def test_a_face_cannot_be_generated_without_weights(tmp_path):
+    with client(generator=str(tmp_path / "nothing")) as browser:
+        answer = browser.post("/api/generate", files={"seed": (None, "1")})
+        assert answer.status_code == 501
+        assert "python -m models.stylegan3 convert" in answer.json()["error"]
 
-        if GENERATOR.exists():
-            pytest.skip("a generator is installed here")
-    answer = httpx.post(f"{service.address}/api/generate", files={"seed": (None, "1")}, timeout=120)
-    assert answer.status_code == 501
-    assert "python -m models.stylegan3 convert" in answer.json()["error"]
-    wrong = httpx.post(f"{service.address}/api/generate", files={"seed": (None, "-1")}, timeout=60)
-    assert wrong.status_code == 422
+
+@pytest.mark.parametrize(
+    "wrong", [{"seed": "-1"}, {"seed": str(2**32)}, {"seed": "1.5"}, {"truncation": "nan"}]
+)
+def test_a_seed_or_truncation_out_of_range_is_refused(service, wrong):
+    parts = {name: (None, text) for name, text in wrong.items()}
+    answer = httpx.post(f"{service.address}/api/generate", files=parts, timeout=60)
+    assert answer.status_code == 422
+    assert "must be" in answer.json()["error"]
+
+
+def test_a_generated_face_goes_to_the_chosen_models(tmp_path):
+    write_tiny_generator(tmp_path / "generator")
+    with client(generator=str(tmp_path / "generator")) as browser:
+
+        def generate(seed: int) -> dict:
+            parts = {"seed": (None, str(seed)), "model": (None, "all"), "page": (None, "1")}
+            return browser.post("/api/generate", files=parts).json()
+
+        first, again, other = generate(7), generate(7), generate(8)
+        assert first["models"] == [detector.name for detector in find_installed(WEIGHTS)]
+        assert first["rows"][0]["path"] == "generated face, seed 7, truncation 0.7"
+        assert first["photos"][0]["width"] == 64
+        assert first["photos"][0]["preview"] == again["photos"][0]["preview"]
+        assert first["photos"][0]["preview"] != other["photos"][0]["preview"]
 
 
 def test_heat_maps_come_with_what_the_network_saw(service):

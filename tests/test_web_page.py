@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.detector import WEIGHTS
 from pipeline.installed import find_installed
 from tests.conftest import FACE_SAMPLE, SAMPLES
-from tests.web_service import serving
+from tests.web_service import serving, write_tiny_generator
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -27,7 +27,8 @@ AXE = "axe-core@4.10"
 
 @pytest.fixture(scope="module")
 def service(own_cache):
-    with serving(own_cache, max_file_mb=2) as running:
+    settings = {"max_file_mb": 2, "generator": own_cache / "no generator"}
+    with serving(own_cache, **settings) as running:
         yield running
 
 
@@ -291,17 +292,28 @@ def test_layouts_are_accessible(open_page, axe, options):
 
 
 def test_generating_says_how_to_get_a_generator(open_page):
-    if importlib.util.find_spec("pipeline.generation"):
-        from pipeline.generation import GENERATOR
-
-        if GENERATOR.exists():
-            pytest.skip("a generator is installed here")
     page = open_page()
     page.click("text=Generate a face")
     page.click("text=Another face")
     page.wait_for_function("document.querySelector('#error').textContent !== ''")
     assert "python -m models.stylegan3 convert" in page.locator("#error").inner_text()
     assert page.locator("#seed").input_value() != "0"
+
+
+def test_generate_and_another_face(browser, own_cache, tmp_path):
+    write_tiny_generator(tmp_path / "generator")
+    with serving(own_cache, generator=tmp_path / "generator") as running:
+        page = browser.new_page()
+        page.goto(running.address)
+        page.click("text=Generate a face")
+        page.fill("#seed", "5")
+        page.click("text=Generate and check")
+        page.wait_for_selector(".result", timeout=TIMEOUT)
+        assert "seed 5" in page.locator(".result h3").inner_text()
+        page.click("text=Another face")
+        page.wait_for_function("document.querySelectorAll('.result').length === 2")
+        assert "seed 5," not in page.locator(".result h3").first.inner_text()
+        page.close()
 
 
 def test_heat_map_and_its_slider(open_page):

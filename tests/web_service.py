@@ -1,6 +1,7 @@
 """The web service as a program of its own, for tests that talk to it over the network."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -11,8 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
+import pytest
 
 from tests.conftest import REPOSITORY
+from tests.shared import SHARED
 
 
 class Running:
@@ -59,3 +63,18 @@ def serving(cache: Path, **settings: object) -> Iterator[Running]:
             process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def write_tiny_generator(folder: Path) -> None:
+    """A generator of 64 × 64 pixels with random weights, in a generator's folder; or skip."""
+    pytest.importorskip("pipeline.generation", reason="pipeline.generation is not there yet")
+    material = SHARED / "stylegan3"
+    if not material.is_dir():
+        pytest.skip("needs the tiny generators in ../shared, which are not published")
+    import torch
+    from pipeline.generation import save_generator
+
+    arguments = json.loads((material / "stylegan3_t_config.json").read_text())
+    with np.load(material / "stylegan3_t_weights.npz") as weights:
+        state = {name: torch.from_numpy(weights[name]) for name in weights.files}
+    save_generator(arguments, state, folder, "random weights")
