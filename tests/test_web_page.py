@@ -212,7 +212,7 @@ def test_broken_and_huge_files_get_a_sentence(open_page):
         "#files", {"name": "huge.png", "mimeType": "image/png", "buffer": bytes(3_000_000)}
     )
     page.click("text=Check the photos")
-    page.wait_for_function("document.querySelector('#error').textContent !== ''")
+    page.wait_for_selector("#error:not(:empty)")
     assert "huge.png has more than 2 MB" in page.locator("#error").inner_text()
     assert page.locator(".result").count() == 1
     page.set_input_files("#files", [])
@@ -234,7 +234,7 @@ def test_a_service_that_is_gone_is_said(browser, service):
     page.context.set_offline(True)
     page.set_input_files("#files", FACE_SAMPLE)
     page.click("text=Check the photos")
-    page.wait_for_function("document.querySelector('#error').textContent !== ''")
+    page.wait_for_selector("#error:not(:empty)")
     assert "cannot be reached" in page.locator("#error").inner_text()
     page.close()
 
@@ -295,7 +295,7 @@ def test_generating_says_how_to_get_a_generator(open_page):
     page = open_page()
     page.click("text=Generate a face")
     page.click("text=Another face")
-    page.wait_for_function("document.querySelector('#error').textContent !== ''")
+    page.wait_for_selector("#error:not(:empty)")
     assert "python -m models.stylegan3 convert" in page.locator("#error").inner_text()
     assert page.locator("#seed").input_value() != "0"
 
@@ -311,7 +311,7 @@ def test_generate_and_another_face(browser, own_cache, tmp_path):
         page.wait_for_selector(".result", timeout=TIMEOUT)
         assert "seed 5" in page.locator(".result h3").inner_text()
         page.click("text=Another face")
-        page.wait_for_function("document.querySelectorAll('.result').length === 2")
+        page.wait_for_selector(".result:nth-of-type(2)")
         assert "seed 5," not in page.locator(".result h3").first.inner_text()
         page.close()
 
@@ -340,5 +340,5 @@ def test_stop(open_page):
     page.set_input_files("#files", FACE_SAMPLE)
     page.click("text=Check the photos")
     page.click("text=Stop")
-    page.wait_for_function("document.querySelector('#status').textContent === 'Stopped.'")
+    page.wait_for_selector("#status:text-is('Stopped.')")
     assert page.locator("#stop").is_hidden()
