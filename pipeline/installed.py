@@ -52,21 +52,25 @@ def find_installed(weights: Path) -> list[Installed]:
     """The detectors in a folder, the recommended one first, then by their validation AUC.
 
     Recommended is the one with the best AUC on unseen generators where all folders state it, else
-    with the best AUC on validation pictures. A folder that cannot be described, or has the name of
-    another one, is left out.
+    with the best AUC on validation pictures. A folder that does not say what people need to choose,
+    or has the name of another one, is left out; see `find_left_out`.
     """
     by_name: dict[str, dict] = {}
     for path in sorted(weights.glob("*/detector.json")):
-        try:
-            described = _described(json.loads(path.read_text(encoding="utf-8")), path.parent)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
-        by_name.setdefault(described["name"], described)
+        described = _described(path)
+        if described:
+            by_name.setdefault(described["name"], described)
     found = list(by_name.values())
     all_know_unseen = all(detector["unseen_auc"] is not None for detector in found)
     best_first = "unseen_auc" if all_know_unseen else "auc"
     found.sort(key=lambda detector: -detector[best_first])
     return [Installed(recommended=number == 0, **detector) for number, detector in enumerate(found)]
+
+
+def find_left_out(weights: Path) -> list[Path]:
+    """The detector folders that `find_installed` leaves out."""
+    folders = {path.parent for path in weights.glob("*/detector.json")}
+    return sorted(folders - {detector.folder for detector in find_installed(weights)})
 
 
 class LoadedScorers:
@@ -92,29 +96,32 @@ class LoadedScorers:
             return scorer
 
 
-def _described(description: dict, folder: Path) -> dict:
-    metrics, training = description["metrics"], description["training"]
-    calibration = description["calibration"]
-    interval = metrics.get("auc_95")
-    unseen = metrics.get("unseen_auc")
-    return {
-        "name": str(description["name"]),
-        "folder": folder,
-        "graph_sha256": str(description["files"]["model.onnx"]),
-        "auc": float(metrics["auc"]),
-        "auc_95": None if interval is None else (float(interval[0]), float(interval[1])),
-        "unseen_auc": None if unseen is None else float(unseen),
-        "recall_fake": float(metrics["recall_fake"]),
-        "recall_real": float(metrics["recall_real"]),
-        "threshold": float(calibration["threshold"]),
-        "uncertain_from": float(calibration["uncertain_from"]),
-        "missed_fakes": MISSED_FAKES,
-        "validation_images": sum(metrics["images"].values()),
-        "input_size": int(description["input"]["size"]),
-        "training_real": int(training["images"]["real"]),
-        "training_fake": int(training["images"]["fake"]),
-        "training_data": str(training.get("data", "")),
-        "training_start": str(training.get("start", "")),
-        "data_licence": str(training.get("data_licence", "")),
-        "trained_on": date.fromisoformat(training["date"]),
-    }
+def _described(path: Path) -> dict | None:
+    """The fields of Installed, but `recommended`, from a detector.json; None if one is missing."""
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        metrics, training = description["metrics"], description["training"]
+        interval, unseen = metrics.get("auc_95"), metrics.get("unseen_auc")
+        return {
+            "name": str(description["name"]),
+            "folder": path.parent,
+            "graph_sha256": str(description["files"]["model.onnx"]),
+            "auc": float(metrics["auc"]),
+            "auc_95": None if interval is None else (float(interval[0]), float(interval[1])),
+            "unseen_auc": None if unseen is None else float(unseen),
+            "recall_fake": float(metrics["recall_fake"]),
+            "recall_real": float(metrics["recall_real"]),
+            "threshold": float(description["calibration"]["threshold"]),
+            "uncertain_from": float(description["calibration"]["uncertain_from"]),
+            "missed_fakes": MISSED_FAKES,
+            "validation_images": sum(metrics["images"].values()),
+            "input_size": int(description["input"]["size"]),
+            "training_real": int(training["images"]["real"]),
+            "training_fake": int(training["images"]["fake"]),
+            "training_data": str(training.get("data", "")),
+            "training_start": str(training.get("start", "")),
+            "data_licence": str(training.get("data_licence", "")),
+            "trained_on": date.fromisoformat(training["date"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -18,7 +18,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.heat_maps import NO_EXPLAINER, Explained, HeatMaps, can_explain
 from pipeline.images import PHOTO_SUFFIXES, read_image
 from pipeline.inputs import Photo
-from pipeline.installed import Installed, LoadedScorers, find_installed
+from pipeline.installed import Installed, LoadedScorers, find_installed, find_left_out
 from pipeline.rows import COMPARED_FIELDS, FIELDS, Row
 from pipeline.scoring import Scored
 from pipeline.service_metrics import Metrics
@@ -103,6 +103,8 @@ class Service:
         # Heat maps and generated faces take seconds: they must not hold up plain scoring.
         self._slow = WorkQueue(lambda _key, tasks: (task() for task in tasks), most=1, name="slow")
         self._heat_maps = HeatMaps()
+        for folder in find_left_out(self._weights):
+            log.warning("%s does not say how well it does, so it is not offered", folder)
         self._generator: Any = None
 
     def close(self) -> None:

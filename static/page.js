@@ -114,6 +114,7 @@ async function send(address, data, what) {
 function fail(sentence) {
   byId("status").textContent = "";
   byId("error").textContent = sentence;
+  byId("error").scrollIntoView({ block: "nearest" });
 }
 
 function show(answer) {

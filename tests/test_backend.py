@@ -20,11 +20,11 @@ from backend import create_app
 from pipeline.detector import WEIGHTS, load_detector
 from pipeline.errors import UserError
 from pipeline.inputs import find_photos
-from pipeline.installed import find_installed
+from pipeline.installed import find_installed, find_left_out
 from pipeline.rows import COMPARED_FIELDS, FIELDS
 from pipeline.scoring import Scorer
 from pipeline.service_settings import Settings, describe_settings, read_settings
-from pipeline.uploads import display_name
+from pipeline.uploads import Places, Refusal, display_name
 from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
 from tests.web_service import serving, write_tiny_generator
 
@@ -104,6 +104,8 @@ def test_models_are_those_installed_and_the_best_comes_first(tmp_path):
         path.write_text(json.dumps(description))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "detector.json").write_text("{")
+    shutil.copytree(tmp_path / "weak", tmp_path / "weak copy")
+    assert find_left_out(tmp_path) == [tmp_path / "broken", tmp_path / "weak copy"]
     with client(weights=str(tmp_path)) as browser:
         models = browser.get("/api/models").json()
         assert [model["name"] for model in models] == ["strong", "middling", "weak"]
@@ -389,6 +391,28 @@ def test_a_visitor_who_leaves_while_waiting_is_not_worked_for(own_cache):
         httpx.post(f"{running.address}/api/score", files=files(FACE_SAMPLE), timeout=60)
         done = metric(running.address, "detector_batch_photos_sum") - before
         assert done < 6 * len(many), "photos of those who have left were scored"
+
+
+def test_what_takes_too_long_is_given_up(own_cache):
+    with client(answer_seconds=0.01) as browser:
+        answer = browser.post("/api/score", files=files(*PHOTOS))
+        assert answer.status_code == 503
+        assert "too long" in answer.json()["error"]
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "detector_requests_in_progress 0.0" in browser.get("/metrics").text
+
+
+def test_all_requests_together_hold_no_more_than_the_limit():
+    places = Places(3, most_bytes=100)
+    with places.take() as first, places.take() as second:
+        first.hold(60)
+        with pytest.raises(Refusal) as refused:
+            second.hold(41)
+        assert (refused.value.status, bool(refused.value.retry_after)) == (503, True)
+        second.hold(40)
+    assert places.taken == 0
+    with places.take() as third:
+        third.hold(100)
 
 
 def test_it_answers_before_it_stops(own_cache):
