@@ -300,6 +300,7 @@ def test_generating_says_how_to_get_a_generator(open_page):
     assert page.locator("#seed").input_value() != "0"
 
 
+@pytest.mark.slow
 def test_generate_and_another_face(browser, own_cache, tmp_path):
     write_tiny_generator(tmp_path / "generator")
     with serving(own_cache, generator=tmp_path / "generator") as running:
@@ -316,6 +317,7 @@ def test_generate_and_another_face(browser, own_cache, tmp_path):
         page.close()
 
 
+@pytest.mark.slow
 def test_heat_map_and_its_slider(open_page):
     page = open_page()
     if not importlib.util.find_spec("pipeline.explanation"):
