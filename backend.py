@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application with its routes. Raises UserError for settings that do not fit together."""
+    """The application with its routes."""
     service = Service(settings)
     page = Page(ROOT / "templates", service)
 
@@ -80,7 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
         return [detector.as_json() for detector in service.installed()]
 
     @app.get("/samples/{name}", include_in_schema=False)
-    async def sample(name: str) -> Response:
+    def sample(name: str) -> Response:
         return Response(page.thumbnail(name), media_type="image/jpeg")
 
     @app.get("/healthz")

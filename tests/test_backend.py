@@ -19,10 +19,12 @@ from starlette.testclient import TestClient
 from backend import create_app
 from pipeline.detector import WEIGHTS, load_detector
 from pipeline.errors import UserError
+from pipeline.guard import Guard
 from pipeline.inputs import find_photos
 from pipeline.installed import find_installed, find_left_out
 from pipeline.rows import COMPARED_FIELDS, FIELDS
 from pipeline.scoring import Scorer
+from pipeline.service_metrics import Metrics
 from pipeline.service_settings import Settings, describe_settings, read_settings
 from pipeline.uploads import Places, Refusal, display_name
 from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
@@ -321,6 +323,17 @@ def test_other_names_and_other_sites_are_refused(service):
         headers={"Origin": "http://elsewhere.example"},
     )
     assert (sent.status_code, "site" in sent.json()["error"]) == (403, True)
+
+
+def test_what_nobody_foresaw_is_a_sentence_and_quotes_nobody(caplog):
+    async def failing(_scope, _receive, _send) -> None:
+        raise ValueError("a private name")
+
+    guarded = Guard(failing, Settings(), Metrics(lambda: 0))
+    answer = TestClient(guarded, base_url="http://localhost").get("/")
+    assert (answer.status_code, list(answer.json())) == (500, ["error"])
+    assert "private" not in answer.text + caplog.text
+    assert "unforeseen ValueError at" in caplog.text
 
 
 def test_a_token_is_asked_for():
