@@ -163,6 +163,17 @@ def test_drop_and_paste(open_page, event, target):
     assert page.locator(".result h3").inner_text() == "real_collins.jpg"
 
 
+def test_a_phone_offers_its_camera(open_page):
+    assert open_page().locator("#camera").is_hidden()
+    page = open_page(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    assert page.locator("#camera").is_visible()
+    assert page.locator("#camera").get_attribute("capture") == "user"
+    page.set_input_files("#camera", FACE_SAMPLE)
+    page.tap("text=Check the photos")
+    page.wait_for_selector(".result")
+    assert page.locator(".judgement").count() == 1
+
+
 def test_a_sample_is_one_click_away(open_page):
     page = open_page()
     page.click("text=two people")
