@@ -1,4 +1,5 @@
 # make demo     set up what scoring needs, and score the sample photos
+# make web      the web page, on http://127.0.0.1:8000
 # make test     set up everything, and run all tests
 # make lint     style and formatting
 # make bench    speed of scoring, against a plain Keras loop in the same run
@@ -8,10 +9,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench release
+.PHONY: demo web test lint bench release
 
 demo: $(VENV)/scoring-is-installed
 	$(BIN)/python infer_meso4.py samples
+
+web: $(VENV)/web-is-installed
+	$(BIN)/python backend.py
 
 test: $(VENV)/everything-is-installed
 	$(BIN)/python -m pytest
@@ -33,6 +37,10 @@ $(VENV)/scoring-is-installed: requirements-infer.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -r requirements-infer.txt
 	touch $@
 
-$(VENV)/everything-is-installed: requirements.txt requirements-infer.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet -r requirements.txt
+$(VENV)/web-is-installed: requirements-web.txt requirements-infer.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -r requirements-web.txt
 	touch $@ $(VENV)/scoring-is-installed
+
+$(VENV)/everything-is-installed: requirements.txt requirements-web.txt requirements-infer.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@ $(VENV)/scoring-is-installed $(VENV)/web-is-installed

@@ -1,0 +1,547 @@
+"""The web service: the rows of the command line, the queue, and what it refuses."""
+
+import concurrent.futures
+import importlib.util
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from backend import create_app
+from pipeline.detector import WEIGHTS, load_detector
+from pipeline.errors import UserError
+from pipeline.guard import Guard
+from pipeline.inputs import find_photos
+from pipeline.installed import find_installed, find_left_out
+from pipeline.rows import COMPARED_FIELDS, FIELDS
+from pipeline.scoring import Scorer
+from pipeline.service_metrics import Metrics
+from pipeline.service_settings import Settings, describe_settings, read_settings
+from pipeline.uploads import Places, Refusal, display_name
+from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
+from tests.web_service import serving, write_tiny_generator
+
+PHOTOS = [Path(photo.path) for photo in find_photos([str(SAMPLES)])]
+
+
+@pytest.fixture(scope="module")
+def service(own_cache):
+    with serving(own_cache) as running:
+        yield running
+
+
+def client(**settings) -> TestClient:
+    return TestClient(create_app(Settings(**settings)), base_url="http://localhost")
+
+
+def files(*paths: Path) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("files", (path.name, path.read_bytes())) for path in paths]
+
+
+def metric(address: str, name: str) -> float:
+    text = httpx.get(f"{address}/metrics").text
+    return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE).group(1))
+
+
+@pytest.mark.parametrize("model", [None, "all"])
+def test_rows_are_those_of_the_command_line(service, model):
+    chosen = {
+        None: [find_installed(WEIGHTS)[0].name],
+        "all": [d.name for d in find_installed(WEIGHTS)],
+    }
+    names = chosen.get(model, [model])
+    answer = httpx.post(
+        f"{service.address}/api/score",
+        files=files(*PHOTOS),
+        data={"model": model} if model else None,
+        timeout=120,
+    ).json()
+    scorer = Scorer(*(load_detector(WEIGHTS / name) for name in names))
+    fields = COMPARED_FIELDS if len(names) > 1 else FIELDS
+    expected = []
+    for rows in scorer.score(find_photos([str(SAMPLES)])):
+        for row in rows:
+            row.path = Path(row.path).name
+            expected.append(row.as_dict(fields))
+    assert answer["models"] == names
+    assert [tuple(row) for row in answer["rows"]] == [fields] * len(expected)
+    for row, own in zip(answer["rows"], expected, strict=True):
+        assert row == pytest.approx(own, abs=1e-6)
+    numbers = [number for photo in answer["photos"] for number in photo["row_numbers"]]
+    assert numbers == list(range(len(expected)))
+
+
+def test_upright_size_is_told(service):
+    rotated = SAMPLES / "real_hopper_rotated.jpg"
+    answer = httpx.post(f"{service.address}/api/score", files=files(rotated), timeout=60).json()
+    photo, row = answer["photos"][0], answer["rows"][0]
+    assert photo["height"] > photo["width"] >= row["right"]
+    assert photo["height"] >= row["bottom"]
+
+
+def test_a_broken_photo_is_a_row_and_the_others_are_scored(service):
+    parts = [("files", ("broken.jpg", b"\xff\xd8\xff\xe0 no more")), *files(FACE_SAMPLE)]
+    answer = httpx.post(f"{service.address}/api/score", files=parts, timeout=60)
+    assert answer.status_code == 200
+    assert [row["verdict"] == "error" for row in answer.json()["rows"]] == [True, False]
+    assert "JPEG" in answer.json()["rows"][0]["error"]
+
+
+def test_models_are_those_installed_and_the_best_comes_first(tmp_path):
+    for name, auc in (("weak", 0.6), ("strong", 0.9), ("middling", 0.7)):
+        shutil.copytree(WEIGHTS / "meso4", tmp_path / name)
+        path = tmp_path / name / "detector.json"
+        description = json.loads(path.read_text())
+        description["name"] = name
+        description["metrics"]["auc"] = auc
+        path.write_text(json.dumps(description))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "detector.json").write_text("{")
+    shutil.copytree(tmp_path / "weak", tmp_path / "weak copy")
+    assert find_left_out(tmp_path) == [tmp_path / "broken", tmp_path / "weak copy"]
+    with client(weights=str(tmp_path)) as browser:
+        models = browser.get("/api/models").json()
+        assert [model["name"] for model in models] == ["strong", "middling", "weak"]
+        assert [model["recommended"] for model in models] == [True, False, False]
+        assert "folder" not in models[0]
+        page = browser.get("/").text
+        assert re.search(r'value="strong" checked', page)
+        assert "AUC 0.90" in page
+
+
+def test_unseen_generators_count_where_all_folders_state_them(tmp_path):
+    for name, auc, unseen in (("narrow", 0.95, 0.55), ("broad", 0.85, 0.75)):
+        shutil.copytree(WEIGHTS / "meso4", tmp_path / name)
+        path = tmp_path / name / "detector.json"
+        description = json.loads(path.read_text())
+        description["name"] = name
+        description["metrics"] |= {"auc": auc, "unseen_auc": unseen}
+        path.write_text(json.dumps(description))
+    assert [detector.name for detector in find_installed(tmp_path)] == ["broad", "narrow"]
+
+
+def test_without_a_detector_it_says_so(tmp_path):
+    with client(weights=str(tmp_path)) as browser:
+        assert "No detector is installed" in browser.get("/").text
+        answer = browser.post("/api/score", files=files(FACE_SAMPLE))
+        assert answer.status_code == 503
+        assert "No detector is installed" in answer.json()["error"]
+
+
+def test_a_damaged_detector_is_refused_without_its_path(tmp_path):
+    shutil.copytree(WEIGHTS / "meso4", tmp_path / "meso4")
+    (tmp_path / "meso4" / "model.onnx").write_bytes(b"no graph")
+    with client(weights=str(tmp_path)) as browser:
+        answer = browser.post("/api/score", files=files(FACE_SAMPLE))
+        assert answer.status_code == 503
+        assert "cannot be loaded" in answer.json()["error"]
+        assert str(tmp_path) not in answer.text
+
+
+def test_a_replaced_detector_is_loaded_anew(tmp_path, own_cache):
+    target = tmp_path / "meso4"
+    shutil.copytree(WEIGHTS / "meso4", target)
+    with client(weights=str(tmp_path)) as browser:
+
+        def probability() -> float:
+            answer = browser.post("/api/score", files=files(FACE_SAMPLE)).json()
+            return answer["rows"][0]["fake_probability"]
+
+        before = probability()
+        shutil.rmtree(target)
+        shutil.copytree(WEIGHTS / "mesoinception4", target)
+        assert probability() != before
+
+
+@pytest.mark.parametrize(
+    ("data", "parts", "status", "phrase"),
+    [
+        ({"model": "../../etc"}, True, 422, "no such model"),
+        ({"model": "meso4"}, False, 422, "no photo"),
+        ({"sample": "../README.md"}, False, 422, "no such sample"),
+    ],
+)
+def test_wrong_fields_are_refused_with_a_sentence(service, data, parts, status, phrase):
+    answer = httpx.post(
+        f"{service.address}/api/score",
+        data=data,
+        files=files(FACE_SAMPLE) if parts else {"files": ("", b"")},
+        timeout=60,
+    )
+    assert answer.status_code == status
+    assert phrase in answer.json()["error"]
+
+
+def test_a_sample_is_scored_by_its_name(service):
+    answer = httpx.post(
+        f"{service.address}/api/score",
+        files={"sample": (None, FACE_SAMPLE.name)},
+        timeout=60,
+    )
+    assert answer.json()["rows"][0]["path"] == FACE_SAMPLE.name
+
+
+def test_a_face_cannot_be_generated_without_weights(tmp_path):
+    with client(generator=str(tmp_path / "nothing")) as browser:
+        answer = browser.post("/api/generate", files={"seed": (None, "1")})
+        assert answer.status_code == 501
+        assert "python -m models.stylegan3 convert" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seed": "-1"}, {"seed": str(2**32)}, {"seed": "1.5"}, {"truncation": "nan"}]
+)
+def test_a_seed_or_truncation_out_of_range_is_refused(service, wrong):
+    parts = {name: (None, text) for name, text in wrong.items()}
+    answer = httpx.post(f"{service.address}/api/generate", files=parts, timeout=60)
+    assert answer.status_code == 422
+    assert "must be" in answer.json()["error"]
+
+
+def test_a_generated_face_goes_to_the_chosen_models(tmp_path):
+    write_tiny_generator(tmp_path / "generator")
+    with client(generator=str(tmp_path / "generator")) as browser:
+
+        def generate(seed: int) -> dict:
+            parts = {"seed": (None, str(seed)), "model": (None, "all"), "page": (None, "1")}
+            return browser.post("/api/generate", files=parts).json()
+
+        first, again, other = generate(7), generate(7), generate(8)
+        assert first["models"] == [detector.name for detector in find_installed(WEIGHTS)]
+        assert first["rows"][0]["path"] == "generated face, seed 7, truncation 0.7"
+        assert first["photos"][0]["width"] == 64
+        assert first["photos"][0]["preview"] == again["photos"][0]["preview"]
+        assert first["photos"][0]["preview"] != other["photos"][0]["preview"]
+
+
+def test_heat_maps_come_with_what_the_network_saw(service):
+    if not importlib.util.find_spec("pipeline.explanation"):
+        pytest.skip("pipeline.explanation is not there yet")
+    answer = httpx.post(
+        f"{service.address}/api/score",
+        files=files(SAMPLES / "two_people.jpg", SAMPLES / "no_face_coffee.webp"),
+        data={"explain": "1"},
+        timeout=300,
+    ).json()
+    two_people, coffee = answer["photos"]
+    assert len(two_people["heat_maps"]) == 2
+    assert all(uri.startswith("data:image/png;base64,") for uri in two_people["heat_maps"])
+    assert all(uri.startswith("data:image/jpeg;base64,") for uri in two_people["seen"])
+    assert "heat_maps" not in coffee
+    assert answer["notes"] == []
+
+
+def test_heat_maps_that_cannot_be_drawn_are_missed_aloud(service):
+    if importlib.util.find_spec("pipeline.explanation"):
+        pytest.skip("heat maps can be drawn here")
+    answer = httpx.post(
+        f"{service.address}/api/score", files=files(FACE_SAMPLE), data={"explain": "1"}, timeout=60
+    ).json()
+    assert "requirements.txt" in answer["notes"][0]
+    assert answer["rows"][0]["verdict"]
+
+
+def test_scoring_imports_no_training_framework():
+    code = (
+        "import sys\n"
+        "from starlette.testclient import TestClient\n"
+        "from backend import app\n"
+        "with TestClient(app, base_url='http://localhost') as browser:\n"
+        f"    files = {{'files': open({str(FACE_SAMPLE)!r}, 'rb')}}\n"
+        "    assert browser.get('/').status_code == 200\n"
+        "    assert browser.post('/api/score', files=files).json()['rows'][0]['fake_probability']\n"
+        "print({'torch', 'tensorflow', 'keras', 'timm'} & sys.modules.keys())\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+    )
+    assert ran.stdout.strip() == "set()", ran.stderr
+
+
+def test_small_requests_are_scored_together(service):
+    before = metric(service.address, "detector_batch_photos_count")
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        answers = list(
+            pool.map(
+                lambda _: httpx.post(
+                    f"{service.address}/api/score", files=files(FACE_SAMPLE), timeout=120
+                ),
+                range(48),
+            )
+        )
+    assert {answer.status_code for answer in answers} == {200}
+    first, *others = [answer.json()["rows"][0] for answer in answers]
+    for row in others:
+        assert row == pytest.approx(first, abs=1e-6), "a photo's rows depend on its neighbours"
+    assert metric(service.address, "detector_batch_photos_count") - before < 40
+
+
+def test_health_metrics_and_description(service):
+    assert httpx.get(f"{service.address}/healthz").json() == {"status": "ok"}
+    httpx.post(f"{service.address}/api/score", files=files(FACE_SAMPLE), timeout=60)
+    text = httpx.get(f"{service.address}/metrics").text
+    assert 'detector_requests_total{route="/api/score",status="200"}' in text
+    assert "detector_requests_in_progress 0.0" in text
+    assert "process_resident_memory_bytes" in text
+    described = httpx.get(f"{service.address}/openapi.json").json()
+    form = described["paths"]["/api/score"]["post"]["requestBody"]["content"]
+    assert "files" in form["multipart/form-data"]["schema"]["properties"]
+    answer = described["paths"]["/api/score"]["post"]["responses"]["200"]["content"]
+    example = answer["application/json"]["example"]["rows"][0]
+    assert {*example, "error"} == set(FIELDS)  # FastAPI leaves out what is null
+
+
+def test_every_answer_is_guarded(service):
+    for path in ("/", "/static/page.js", "/api/models", "/nowhere", "/samples/nothing.png"):
+        answer = httpx.get(service.address + path, headers={"Origin": "http://elsewhere.example"})
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert "access-control-allow-origin" not in answer.headers
+        if answer.status_code >= 400:
+            assert answer.json()["error"]
+    page = httpx.get(service.address).text
+    assert not re.search(r"<script>|style=|onclick=|https?://", page)
+
+
+def test_other_names_and_other_sites_are_refused(service):
+    named = httpx.get(service.address, headers={"Host": "elsewhere.example"})
+    assert (named.status_code, "name" in named.json()["error"]) == (400, True)
+    sent = httpx.post(
+        f"{service.address}/api/score",
+        files=files(FACE_SAMPLE),
+        headers={"Origin": "http://elsewhere.example"},
+    )
+    assert (sent.status_code, "site" in sent.json()["error"]) == (403, True)
+
+
+def test_what_nobody_foresaw_is_a_sentence_and_quotes_nobody(caplog):
+    async def failing(_scope, _receive, _send) -> None:
+        raise ValueError("a private name")
+
+    guarded = Guard(failing, Settings(), Metrics(lambda: 0))
+    answer = TestClient(guarded, base_url="http://localhost").get("/")
+    assert (answer.status_code, list(answer.json())) == (500, ["error"])
+    assert "private" not in answer.text + caplog.text
+    assert "unforeseen ValueError at" in caplog.text
+
+
+def test_a_token_is_asked_for():
+    with client(token="secret") as browser:
+        assert browser.get("/healthz").status_code == 200
+        refused = browser.get("/")
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"].startswith("Basic")
+        for wrong in ("Bearer wrong", "Bearer", "Basic ???", "Basic c2VjcmV0", "Digest secret"):
+            assert browser.get("/", headers={"Authorization": wrong}).status_code == 401
+        assert browser.get("/", headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert browser.get("/", auth=("anybody", "secret")).status_code == 200
+
+
+def test_a_rate_limit_counts_requests_and_lets_time_heal():
+    with client(rate_limit=60) as browser:
+        statuses = [browser.post("/api/score").status_code for _ in range(70)]
+        assert statuses[:60] == [415] * 60
+        assert 429 in statuses[60:]
+        refused = browser.post("/api/score")
+        if refused.status_code == 429:
+            time.sleep(float(refused.headers["retry-after"]) + 0.1)
+        assert browser.post("/api/score").status_code == 415
+
+
+def test_a_full_service_refuses_at_once_and_a_visitor_who_leaves_frees_the_place(own_cache):
+    with serving(own_cache, places=1, body_seconds=20) as running:
+        slow = socket.create_connection(("127.0.0.1", running.port))
+        slow.sendall(_beginning_of_a_form(running.port))
+        _wait_for(lambda: metric(running.address, "detector_requests_in_progress") == 1)
+        started = time.monotonic()
+        refused = httpx.post(f"{running.address}/api/score", files=files(FACE_SAMPLE))
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "busy" in refused.json()["error"]
+        assert time.monotonic() - started < 15, "it waited for the slow one"
+        assert httpx.get(f"{running.address}/healthz").status_code == 200
+        slow.close()
+        _wait_for(lambda: metric(running.address, "detector_requests_in_progress") == 0)
+        accepted = httpx.post(f"{running.address}/api/score", files=files(FACE_SAMPLE), timeout=60)
+        assert accepted.status_code == 200
+
+
+def test_a_visitor_who_leaves_while_waiting_is_not_worked_for(own_cache):
+    many = files(*PHOTOS[:8] * 2)
+    with serving(own_cache) as running:
+        httpx.post(f"{running.address}/api/score", files=files(FACE_SAMPLE), timeout=60)
+        before = metric(running.address, "detector_batch_photos_sum")
+        for _ in range(6):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(
+                    f"{running.address}/api/score",
+                    files=many,
+                    timeout=httpx.Timeout(30, read=0.2),
+                )
+        _wait_for(lambda: metric(running.address, "detector_requests_in_progress") == 0)
+        httpx.post(f"{running.address}/api/score", files=files(FACE_SAMPLE), timeout=60)
+        done = metric(running.address, "detector_batch_photos_sum") - before
+        assert done < 6 * len(many), "photos of those who have left were scored"
+
+
+def test_what_takes_too_long_is_given_up(own_cache):
+    with client(answer_seconds=0.01) as browser:
+        answer = browser.post("/api/score", files=files(*PHOTOS))
+        assert answer.status_code == 503
+        assert "too long" in answer.json()["error"]
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "detector_requests_in_progress 0.0" in browser.get("/metrics").text
+
+
+def test_all_requests_together_hold_no_more_than_the_limit():
+    places = Places(3, most_bytes=100)
+    with places.take() as first, places.take() as second:
+        first.hold(60)
+        with pytest.raises(Refusal) as refused:
+            second.hold(41)
+        assert (refused.value.status, bool(refused.value.retry_after)) == (503, True)
+        second.hold(40)
+    assert places.taken == 0
+    with places.take() as third:
+        third.hold(100)
+
+
+def test_it_answers_before_it_stops(own_cache):
+    with serving(own_cache) as running, concurrent.futures.ThreadPoolExecutor() as pool:
+        answer = pool.submit(
+            httpx.post, f"{running.address}/api/score", files=files(*PHOTOS), timeout=120
+        )
+        _wait_for(lambda: metric(running.address, "detector_requests_in_progress") == 1)
+        running.process.send_signal(signal.SIGTERM)
+        assert answer.result().status_code == 200
+        assert len(answer.result().json()["photos"]) == len(PHOTOS)
+        running.process.wait(60)
+        assert "Traceback" not in running.log()
+
+
+def test_nothing_is_written_and_no_name_is_logged(own_cache):
+    code = (
+        "import sys\n"
+        "from starlette.testclient import TestClient\n"
+        "from backend import app\n"
+        "written = []\n"
+        "def watch(event, arguments):\n"
+        "    if event == 'open' and set(arguments[1] or '') & set('wax+'):\n"
+        "        written.append(arguments[0])\n"
+        "    elif event.startswith('tempfile.'):\n"
+        "        written.append(event)\n"
+        "with TestClient(app, base_url='http://localhost') as browser:\n"
+        "    files = {'files': ('first.jpg', open(sys.argv[1], 'rb'))}\n"
+        "    browser.post('/api/score', files=files)\n"  # loads the detector
+        "    large = bytes(5_000_000)\n"
+        "    files = [('files', ('private.jpg', open(sys.argv[1], 'rb').read() + large))] * 2\n"
+        "    sys.addaudithook(watch)\n"
+        "    answer = browser.post('/api/score', files=files, data={'page': '1'})\n"
+        "    assert answer.json()['rows'][0]['fake_probability'], answer.text\n"
+        "print(written)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, SAMPLES / "real_collins.jpg"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.stdout.strip() == "[]", ran.stdout + ran.stderr
+
+
+def test_logs_hold_no_names(service):
+    parts = [("files", ("a very private name.jpg", b"no photo")), *files(FACE_SAMPLE)]
+    httpx.post(f"{service.address}/api/score", files=parts, timeout=60)
+    httpx.post(f"{service.address}/", files=parts, timeout=60)
+    assert "POST /api/score" in service.log()
+    assert "private" not in service.log()
+    assert FACE_SAMPLE.stem not in service.log()
+    assert "Traceback" not in service.log()
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("face.jpg", "face.jpg"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\Users\\me\\face.jpg", "face.jpg"),
+        ("a\r\nSet-Cookie: x\x00\x1b[31m.jpg", "aSet-Cookie: x[31m.jpg"),
+        ("evil\u202egpj.exe", "evilgpj.exe"),
+        ("", "photo 7"),
+        (None, "photo 7"),
+        ("..", ".."),
+    ],
+)
+def test_names_are_for_display_only(sent, shown):
+    assert display_name(sent, 7) == shown
+
+
+def test_a_long_name_is_shortened():
+    name = display_name("x" * 5000 + ".jpeg", 1)
+    assert len(name) <= 120
+    assert name.endswith(".jpeg")
+
+
+def test_names_are_escaped(service):
+    name = "<img src=x onerror=alert(1)>.jpg"
+    page = httpx.post(service.address, files=[("files", (name, b"x"))], timeout=60).text
+    assert "&lt;img src=x" in page
+    assert "<img src=x" not in page
+
+
+def test_the_page_works_without_a_script(service):
+    page = httpx.post(service.address, files=files(FACE_SAMPLE), data={"model": "all"}, timeout=60)
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.text.count('class="judgement"') == len(find_installed(WEIGHTS))
+    empty = httpx.post(service.address, files={"files": ("", b"")}, timeout=60)
+    assert empty.status_code == 422
+    assert "There is no photo in the request" in empty.text
+
+
+def test_settings_come_from_the_environment():
+    settings = read_settings({"DETECTOR_PORT": "9000", "DETECTOR_MAX_FILE_MB": "0.5", "HOME": "/"})
+    assert (settings.port, settings.max_file_mb, settings.host) == (9000, 0.5, "127.0.0.1")
+    for name in ("PORT", "TOKEN", "MAX_MEGAPIXELS"):
+        assert f"DETECTOR_{name}" in describe_settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DETECTOR_PORT", "http"),
+        ("DETECTOR_MAX_FILE_MB", "0"),
+        ("DETECTOR_MAX_FILE_MB", "nan"),
+        ("DETECTOR_MAX_BODY_MB", "inf"),
+        ("DETECTOR_PLACES", "-1"),
+        ("DETECTOR_MAX_FILEMB", "3"),
+    ],
+)
+def test_wrong_settings_are_refused(variable, value):
+    with pytest.raises(UserError, match=variable):
+        read_settings({variable: value})
+
+
+def _beginning_of_a_form(port: int) -> bytes:
+    return (
+        b"POST /api/score HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Length: 100000\r\n"
+        b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n" % port
+    )
+
+
+def _wait_for(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

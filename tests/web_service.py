@@ -1,0 +1,80 @@
+"""The web service as a program of its own, for tests that talk to it over the network."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.shared import SHARED
+
+
+class Running:
+    """A service that runs: where, as which process, and the file with what it has logged."""
+
+    def __init__(self, process: subprocess.Popen, port: int, log: Path):
+        self.process = process
+        self.port = port
+        self.address = f"http://127.0.0.1:{port}"
+        self._log = log
+
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+
+@contextlib.contextmanager
+def serving(cache: Path, **settings: object) -> Iterator[Running]:
+    """Start backend.py with settings, named as in Settings, and stop it at the end of the block."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = {f"DETECTOR_{name.upper()}": str(value) for name, value in settings.items()}
+    log = cache / f"service-{port}.log"
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, REPOSITORY / "backend.py"],
+            env=os.environ | variables | {"DETECTOR_PORT": str(port), "XDG_CACHE_HOME": str(cache)},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+    running = Running(process, port, log)
+    try:
+        for _ in range(600):
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(f"{running.address}/healthz")
+                break
+            assert process.poll() is None, running.log()
+            time.sleep(0.1)
+        yield running
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def write_tiny_generator(folder: Path) -> None:
+    """A generator of 64 × 64 pixels with random weights, in a generator's folder; or skip."""
+    pytest.importorskip("pipeline.generation", reason="pipeline.generation is not there yet")
+    material = SHARED / "stylegan3"
+    if not material.is_dir():
+        pytest.skip("needs the tiny generators in ../shared, which are not published")
+    import torch
+    from pipeline.generation import save_generator
+
+    arguments = json.loads((material / "stylegan3_t_config.json").read_text())
+    with np.load(material / "stylegan3_t_weights.npz") as weights:
+        state = {name: torch.from_numpy(weights[name]) for name in weights.files}
+    save_generator(arguments, state, folder, "random weights")
