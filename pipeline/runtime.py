@@ -1,40 +1,67 @@
 """Runs a detector's exported graph: pixels in, logits out. Imports no training framework."""
 
+import functools
+import hashlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 
 from models import Architecture
 from pipeline.errors import UserError
+from pipeline.files import atomic_write, sha256_of
+
+# OpenVINO's converter for other frameworks, which scoring never calls, takes two thirds of the
+# import and reports it to its makers. OpenVINO does without where it cannot be imported.
+_CONVERTER = "openvino.tools.ovc"
+_spared = "openvino" not in sys.modules and _CONVERTER not in sys.modules
+if _spared:
+    sys.modules[_CONVERTER] = None
+import openvino as ov  # noqa: E402
+
+if _spared:
+    del sys.modules[_CONVERTER]  # whoever asks for it from here on gets it
 
 
 class Runtime:
     """A compiled network; `logits` may be called from one thread at a time.
 
     Pixel scaling and the order of axes are compiled into the graph, from the same numbers that
-    training used. Computes in 32-bit floats, on the CPU, with all its cores.
+    training used. Computes in 32-bit floats, on the CPU, with all its cores. `checksum` is the
+    graph's SHA-256 where the caller knows it.
     """
 
-    def __init__(self, graph: Path, architecture: Architecture, device: str = "auto"):
+    def __init__(
+        self,
+        graph: Path,
+        architecture: Architecture,
+        device: str = "auto",
+        checksum: str | None = None,
+    ):
         if device == "cuda":
             raise UserError("--device cuda: scoring runs on the CPU only; use --device auto.")
-        core = openvino_core()
-        model = core.read_model(graph)
-        steps = ov.preprocess.PrePostProcessor(model)
-        steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
-        steps.input().model().set_layout(ov.Layout(architecture.layout))
-        scaling = steps.input().preprocess().convert_element_type(ov.Type.f32)
-        scaling.mean(list(architecture.scaling.mean)).scale(list(architecture.scaling.std))
-        self._network = _compile(core, steps.build())
+
+        def prepare(model: ov.Model) -> ov.Model:
+            steps = ov.preprocess.PrePostProcessor(model)
+            steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+            steps.input().model().set_layout(ov.Layout(architecture.layout))
+            scaling = steps.input().preprocess().convert_element_type(ov.Type.f32)
+            scaling.mean(list(architecture.scaling.mean)).scale(list(architecture.scaling.std))
+            return steps.build()
+
+        # Processors with bfloat16 would use it unasked; it moves Meso4's results by up to 0.39.
+        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+        prepared_as = f"{architecture.layout} {architecture.scaling}"
+        self._network = compiled_graph(graph, prepare, prepared_as, settings, checksum)
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """(N, size, size, 3) uint8 RGB → (N,) float32 logits of fake."""
         return self._network([np.ascontiguousarray(pixels)])[0].reshape(len(pixels))
 
 
+@functools.cache
 def openvino_core() -> ov.Core:
     """OpenVINO, made fit for several threads; to be called before they start."""
     # It fills a table of types on first use, where two threads at once would wait for ever.
@@ -42,17 +69,43 @@ def openvino_core() -> ov.Core:
     return ov.Core()
 
 
-def _compile(core: ov.Core, model: ov.Model) -> ov.CompiledModel:
-    # Processors with bfloat16 would use it unasked; it moves Meso4's results by up to 0.39.
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+def compiled_graph(
+    graph: Path,
+    prepare: Callable[[ov.Model], ov.Model],
+    prepared_as: str,
+    settings: dict[str, str],
+    checksum: str | None = None,
+) -> ov.CompiledModel:
+    """The graph in a file, prepared and compiled for this CPU, or what an earlier call made of it.
+
+    It is kept in the user's cache under the graph's SHA-256 (`checksum`, worked out unless given),
+    `prepared_as` (what `prepare` does, in words or numbers), the settings, OpenVINO's version and
+    the processor: where one of them is another, it is made anew. Own files rather than OpenVINO's
+    cache, which reads and prepares the graph first, only to find that it knows it.
+    """
+    core = openvino_core()
+    processor = [
+        core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
+    ]
+    circumstances = repr(
+        (checksum or sha256_of(graph), prepared_as, settings, ov.__version__, processor)
+    )
+    name = hashlib.sha256(circumstances.encode()).hexdigest()
+    kept = cache_folder() / "graphs" / f"{name}.blob"
     try:
-        return core.compile_model(
-            model, "CPU", settings | {"CACHE_DIR": str(cache_folder() / "graphs")}
+        return core.import_model(kept.read_bytes(), "CPU", settings)
+    except (OSError, RuntimeError):  # none yet, or a damaged one
+        compiled = core.compile_model(prepare(core.read_model(graph)), "CPU", settings)
+    try:
+        with atomic_write(kept, "wb") as file:
+            file.write(compiled.export_model().getbuffer())
+    except OSError as error:
+        print(
+            f"{kept.parent}: the compiled network cannot be kept there ({error.strerror}), so each "
+            "start takes longer; set XDG_CACHE_HOME to a folder that can be written.",
+            file=sys.stderr,
         )
-    except RuntimeError as error:  # no place for the cache, or a damaged file in it
-        reason = str(error).strip().splitlines()[-1]
-        print(f"Compiling without the cache of compiled graphs: {reason}", file=sys.stderr)
-        return core.compile_model(model, "CPU", settings)
+    return compiled
 
 
 def cache_folder() -> Path:
