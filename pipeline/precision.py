@@ -10,8 +10,10 @@ tried, what it changed and what was chosen becomes the section `precision` of de
 goes by it. The folder is replaced as a whole, at the end.
 """
 
+import contextlib
 import os
 import shutil
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +26,7 @@ import numpy as np
 from pipeline.commands import positive_int, run, script_parser
 from pipeline.dataset import Sample, load_dataset
 from pipeline.detector import Detector, load_detector, write_detector
-from pipeline.errors import UserError
+from pipeline.errors import ImageError, UserError
 from pipeline.images import read_image, resize
 from pipeline.runtime import PRECISIONS, Runtime, is_available, openvino_core, ov
 
@@ -32,6 +34,7 @@ LARGEST_DIFFERENCE = 0.01  # of fake_probability, on any face
 CHANGED_VERDICTS = 0.001  # of the faces
 FEWEST_FACES = 200  # that can tell
 _BATCH = 32
+_REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,6 +87,18 @@ def choose_precision(folder: Path, data: Path, faces: int = 600, calibrate_on: i
                 (new / name).unlink()
         description["precision"] = section
     return section
+
+
+def check_precisions_apart(folder: Path, data: Path) -> None:
+    """`choose_precision` in a process of its own, for NNCF's torch and TensorFlow do not mix.
+
+    Says on standard error what came of it. Where it fails the detector is whole: it scores in fp32.
+    """
+    command = [sys.executable, "-m", "pipeline.precision", folder.resolve(), "--data"]
+    print("Looking for the fastest precision that changes nothing.", file=sys.stderr)
+    done = subprocess.run([*command, data.resolve()], cwd=_REPOSITORY, stdout=sys.stderr)
+    if done.returncode:
+        print(f"{folder}: it scores in fp32, since nothing else was checked.", file=sys.stderr)
 
 
 def check_precisions(detector: Detector, folder: Path, pixels: np.ndarray) -> dict:
@@ -153,7 +168,10 @@ def _outputs(
 
 def _quantise(detector: Detector, pixels: np.ndarray, folder: Path) -> None:
     """Write the graph in 8-bit integers into `folder`, calibrated on pixels (N, …) uint8."""
-    import nncf  # which imports torch
+    try:
+        import nncf  # which imports torch
+    except ImportError:
+        raise UserError("Finding the precision needs one package more: pip install nncf.") from None
 
     def feed(picture: np.ndarray) -> np.ndarray:
         scaled = detector.architecture.scaling(picture[None])
@@ -181,14 +199,20 @@ def _files_of(precision: str) -> tuple[str, str]:
 
 
 def _pictures(detector: Detector, samples: list[Sample]) -> np.ndarray:
-    """Whole pictures as the network is fed: (N, size, size, 3) uint8."""
+    """Whole pictures as the network is fed: (N, size, size, 3) uint8, without the unreadable ones.
 
-    def read(sample: Sample) -> np.ndarray:
-        picture = read_image(sample.path)
-        return resize(picture, detector.architecture.input_size, detector.resize_filter)
+    Training has left those out as well, and named them.
+    """
 
+    def read(sample: Sample) -> np.ndarray | None:
+        with contextlib.suppress(ImageError):
+            picture = read_image(sample.path)
+            return resize(picture, detector.architecture.input_size, detector.resize_filter)
+
+    size = detector.architecture.input_size
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return np.stack(list(pool.map(read, samples)))
+        pictures = [picture for picture in pool.map(read, samples) if picture is not None]
+    return np.array(pictures, np.uint8).reshape(-1, size, size, 3)
 
 
 def _spread(samples: list[Sample], number: int) -> list[Sample]:
