@@ -107,9 +107,11 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     Returns 0, or 1 where some photos could not be scored. Raises UserError.
     """
     from pipeline.inputs import find_photos
+    from pipeline.memory import keep_freed_memory
     from pipeline.rows import COMPARED_FIELDS, FIELDS, Summary, open_output
     from pipeline.scoring import Scorer
 
+    keep_freed_memory()
     detectors = open_detectors(args.weights, networks)
     scorer = Scorer(
         *detectors,
