@@ -97,7 +97,7 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         help="call a face fake from this fake_probability on (default: the detector's own)",
     )
     arguments.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    arguments.add_argument("--batch-size", type=positive_int, default=32, metavar="N")
+    arguments.add_argument("--batch-size", type=positive_int, default=8, metavar="N")
     return arguments
 
 

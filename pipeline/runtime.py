@@ -110,6 +110,11 @@ def is_available(precision: str) -> bool:
     )
 
 
+# Networks go on reading the files that they come from, so these stay mapped: that holds addresses
+# rather than memory.
+_MAPPED: list[np.memmap] = []
+
+
 @functools.cache
 def openvino_core() -> ov.Core:
     """OpenVINO, made fit for several threads; to be called before they start."""
@@ -142,8 +147,12 @@ def compiled_graph(
     name = hashlib.sha256(circumstances.encode()).hexdigest()
     kept = cache_folder() / "graphs" / f"{name}.blob"
     try:
-        return core.import_model(kept.read_bytes(), "CPU", settings)
-    except (OSError, RuntimeError):  # none yet, or a damaged one
+        # Mapped, for weights of hundreds of megabytes take long to copy.
+        mapped = np.memmap(kept, np.uint8, "c")
+        compiled = core.import_model(ov.Tensor(mapped, shared_memory=True), "CPU", settings)
+        _MAPPED.append(mapped)
+        return compiled
+    except (OSError, ValueError, RuntimeError):  # none yet, an empty or a damaged one
         compiled = core.compile_model(prepare(core.read_model(graph)), "CPU", settings)
     try:
         with atomic_write(kept, "wb") as file:
