@@ -1,7 +1,7 @@
 # make demo     set up what scoring needs, and score the sample photos
 # make test     set up everything, and run all tests
 # make lint     style and formatting
-# make bench    speed of scoring, against a plain Keras loop in the same run
+# make bench    speed of scoring, against what else people use, in the same run
 # make evaluate the README's results table, from labelled faces: make evaluate FACES=../shared/faces
 # make release  pack the detectors for GitHub Releases: make release BASE_URL=https://…
 

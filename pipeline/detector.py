@@ -21,6 +21,7 @@ from pipeline.files import atomic_write, recover_folder, replace_folder, sha256_
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"  # the detector folders' place
 FORMAT = 1
 GRAPH = "model.onnx"
+INT8_GRAPH = ("model.int8.xml", "model.int8.bin")  # beside it, where precision.py found it good
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import numpy as np
 
 from pipeline.commands import positive_int, run, script_parser
 from pipeline.dataset import Sample, load_dataset
-from pipeline.detector import Detector, load_detector, write_detector
+from pipeline.detector import INT8_GRAPH, Detector, load_detector, write_detector
 from pipeline.errors import ImageError, UserError
 from pipeline.images import read_image, resize
 from pipeline.runtime import PRECISIONS, Runtime, is_available, openvino_core, ov
@@ -77,13 +77,13 @@ def choose_precision(folder: Path, data: Path, faces: int = 600, calibrate_on: i
     }
     with write_detector(folder, description) as new:
         for name in detector.description["files"]:
-            if name not in _files_of("int8"):
+            if name not in INT8_GRAPH:
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(folder / name, new / name)
         _quantise(detector, _pictures(detector, _spread(dataset.train, calibrate_on)), new)
         section = check_precisions(detector, new, checked_on)
         if "int8" not in section["order"]:
-            for name in _files_of("int8"):
+            for name in INT8_GRAPH:
                 (new / name).unlink()
         description["precision"] = section
     return section
@@ -190,12 +190,7 @@ def _quantise(detector: Detector, pixels: np.ndarray, folder: Path) -> None:
             overflow_fix=nncf.OverflowFix.ENABLE
         ),
     )
-    ov.save_model(quantised, folder / PRECISIONS["int8"][2], compress_to_fp16=False)
-
-
-def _files_of(precision: str) -> tuple[str, str]:
-    graph = Path(PRECISIONS[precision][2])
-    return graph.name, graph.with_suffix(".bin").name
+    ov.save_model(quantised, folder / INT8_GRAPH[0], compress_to_fp16=False)
 
 
 def _pictures(detector: Detector, samples: list[Sample]) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from models import Architecture
-from pipeline.detector import GRAPH, Detector
+from pipeline.detector import GRAPH, INT8_GRAPH, Detector
 from pipeline.errors import UserError
 from pipeline.files import atomic_write, sha256_of
 
@@ -33,7 +33,7 @@ if _spared:
 PRECISIONS = {
     "fp32": ("FP32", "f32", GRAPH),
     "bf16": ("BF16", "bf16", GRAPH),
-    "int8": ("INT8", "f32", "model.int8.xml"),
+    "int8": ("INT8", "f32", INT8_GRAPH[0]),
 }
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.detector import check_folder, load_detector, write_detector
+from pipeline.detector import INT8_GRAPH, check_folder, load_detector, write_detector
 from pipeline.errors import UserError
 from pipeline.precision import FEWEST_FACES, choose_precision
 from pipeline.runtime import Runtime, is_available
+from pipeline.weights import _safe_path
 from tests.conftest import DETECTOR, REPOSITORY
 from tests.shared import SHARED, needs_shared
 from tests.tiny_dataset import make_dataset
@@ -50,7 +51,7 @@ def assert_consistent(folder: Path, section: dict) -> None:
             assert found["largest_difference"] <= 0.01
             assert found["changed_verdicts"] <= 0.001
             assert found["cpu_ms_per_face"] < section["tried"]["fp32"]["cpu_ms_per_face"]
-    has_graph = {"model.int8.xml", "model.int8.bin"} <= set(detector.description["files"])
+    has_graph = {*INT8_GRAPH} <= set(detector.description["files"])
     assert has_graph == ("int8" in section["order"])
     assert is_available("bf16") or section["tried"]["bf16"] == {"available": False}
 
@@ -104,3 +105,11 @@ def test_an_unknown_precision_is_refused(tmp_path):
     folder = copy_of(plain, tmp_path / "meso4", precision={"order": ["fp4", "fp32"]})
     with pytest.raises(UserError, match=r"precision 'fp4' is unknown"):
         Runtime.of(load_detector(folder))
+
+
+def test_a_release_with_a_graph_of_8_bits_can_be_unpacked(tmp_path):
+    for name in INT8_GRAPH:
+        assert _safe_path(name, tmp_path) == name
+    for name in ("pytorch_model.bin", "other.xml", "folder/model.int8.bin"):
+        with pytest.raises(UserError):
+            _safe_path(name, tmp_path)
