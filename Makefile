@@ -2,7 +2,7 @@
 # make web      the web page, on http://127.0.0.1:8000
 # make test     set up everything, and run all tests
 # make lint     style and formatting
-# make bench    speed of scoring, against a plain Keras loop in the same run
+# make bench    speed of scoring, against what else people use, in the same run
 # make release  pack the detectors for GitHub Releases: make release BASE_URL=https://…
 
 PYTHON ?= python3

@@ -119,7 +119,7 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         help="of a video look at a frame every so many seconds",
     )
     arguments.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    arguments.add_argument("--batch-size", type=positive_int, default=32, metavar="N")
+    arguments.add_argument("--batch-size", type=positive_int, default=8, metavar="N")
     return arguments
 
 
@@ -129,10 +129,12 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     Returns 0, or 1 where some photos could not be scored. Raises UserError.
     """
     from pipeline.inputs import find_photos
+    from pipeline.memory import keep_freed_memory
     from pipeline.rows import COMPARED_FIELDS, FIELDS, Summary, open_output
     from pipeline.scoring import Scorer
     from pipeline.video import Sampling, join, with_frames
 
+    keep_freed_memory()
     detectors = open_detectors(args.weights, networks)
     heat_maps = None
     if args.explain:

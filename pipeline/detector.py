@@ -18,6 +18,7 @@ from pipeline.files import atomic_write, recover_folder, sha256_of, write_folder
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"  # the detector folders' place
 FORMAT = 1
 GRAPH = "model.onnx"
+INT8_GRAPH = ("model.int8.xml", "model.int8.bin")  # beside it, where precision.py found it good
 
 
 @dataclass(frozen=True)

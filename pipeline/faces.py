@@ -12,11 +12,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import openvino as ov
 
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
-from pipeline.runtime import openvino_core
+from pipeline.runtime import compiled_graph, ov
 
 WEIGHTS_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
 
@@ -212,16 +211,18 @@ def _start(centre: float, side: int, length: int) -> int:
 
 def _compiled_network() -> ov.CompiledModel:
     """CenterFace for RGB pictures (1, H, W, 3) uint8 with sides that are multiples of 32."""
-    core = openvino_core()
-    model = core.read_model(_weights_path())
-    model.reshape([1, 3, -1, -1])
-    steps = ov.preprocess.PrePostProcessor(model)
-    steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
-    steps.input().model().set_layout(ov.Layout("NCHW"))
+
+    def prepare(model: ov.Model) -> ov.Model:
+        model.reshape([1, 3, -1, -1])
+        steps = ov.preprocess.PrePostProcessor(model)
+        steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+        steps.input().model().set_layout(ov.Layout("NCHW"))
+        return steps.build()
+
     # Processors with bfloat16 would use it unasked, and boxes would depend on the machine.
     # THROUGHPUT lets the requests of several threads run side by side.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
-    return core.compile_model(steps.build(), "CPU", settings)
+    return compiled_graph(_weights_path(), prepare, "any size", settings, WEIGHTS_SHA256)
 
 
 def _weights_path() -> Path:

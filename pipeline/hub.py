@@ -10,12 +10,14 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+from pipeline.detector import INT8_GRAPH
 from pipeline.errors import UserError
 
 HUB = "hf-hub:"
 _TIMEOUT_SECONDS = 20
 # What a detector or a classifier may consist of; never a pickle.
 _WANTED = ["*.json", "*.jsonl", "*.safetensors", "*.onnx", "*.weights.h5", "*.md", "*.png"]
+_WANTED += INT8_GRAPH
 
 
 def download(name: str, option: str) -> Path:

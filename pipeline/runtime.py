@@ -1,40 +1,121 @@
 """Runs a detector's exported graph: pixels in, logits out. Imports no training framework."""
 
+import functools
+import hashlib
+import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 
 from models import Architecture
+from pipeline.detector import GRAPH, INT8_GRAPH, Detector
 from pipeline.errors import UserError
+from pipeline.files import atomic_write, sha256_of
+
+# OpenVINO's converter for other frameworks, which scoring never calls, takes two thirds of the
+# import and reports it to its makers. OpenVINO does without where it cannot be imported.
+_CONVERTER = "openvino.tools.ovc"
+_spared = "openvino" not in sys.modules and _CONVERTER not in sys.modules
+if _spared:
+    sys.modules[_CONVERTER] = None
+import openvino as ov  # noqa: E402
+
+if _spared:
+    del sys.modules[_CONVERTER]  # whoever asks for it from here on gets it
+
+
+# The precisions that a detector may score in: what the processor must be able to do, the hint that
+# OpenVINO takes, and the graph in the detector folder. Without a hint, processors with bfloat16
+# would use it unasked; it moves Meso4's results by up to 0.39.
+PRECISIONS = {
+    "fp32": ("FP32", "f32", GRAPH),
+    "bf16": ("BF16", "bf16", GRAPH),
+    "int8": ("INT8", "f32", INT8_GRAPH[0]),
+}
 
 
 class Runtime:
     """A compiled network; `logits` may be called from one thread at a time.
 
     Pixel scaling and the order of axes are compiled into the graph, from the same numbers that
-    training used. Computes in 32-bit floats, on the CPU, with all its cores.
+    training used. Computes on the CPU, with all its cores, in one of the `PRECISIONS`; or in 32-bit
+    floats on an NVIDIA card, where `device` is "cuda", or "auto" and there are a card and
+    onnxruntime-gpu. `checksum` is the graph's SHA-256 where the caller knows it. Raises UserError
+    where "cuda" is not to be had.
     """
 
-    def __init__(self, graph: Path, architecture: Architecture, device: str = "auto"):
-        if device == "cuda":
-            raise UserError("--device cuda: scoring runs on the CPU only; use --device auto.")
-        core = openvino_core()
-        model = core.read_model(graph)
-        steps = ov.preprocess.PrePostProcessor(model)
-        steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
-        steps.input().model().set_layout(ov.Layout(architecture.layout))
-        scaling = steps.input().preprocess().convert_element_type(ov.Type.f32)
-        scaling.mean(list(architecture.scaling.mean)).scale(list(architecture.scaling.std))
-        self._network = _compile(core, steps.build())
+    def __init__(
+        self,
+        graph: Path,
+        architecture: Architecture,
+        device: str = "auto",
+        precision: str = "fp32",
+        checksum: str | None = None,
+    ):
+        if device == "cuda" or (device == "auto" and _has_cuda()):
+            self.logits = functools.partial(_cuda_logits, _cuda_session(graph), architecture)
+            return
+
+        def prepare(model: ov.Model) -> ov.Model:
+            steps = ov.preprocess.PrePostProcessor(model)
+            steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+            steps.input().model().set_layout(ov.Layout(architecture.layout))
+            scaling = steps.input().preprocess().convert_element_type(ov.Type.f32)
+            scaling.mean(list(architecture.scaling.mean)).scale(list(architecture.scaling.std))
+            return steps.build()
+
+        settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision][1]}
+        prepared_as = f"{architecture.layout} {architecture.scaling}"
+        self._network = compiled_graph(graph, prepare, prepared_as, settings, checksum)
+
+    @classmethod
+    def of(cls, detector: Detector, device: str = "auto") -> "Runtime":
+        """The runtime of a detector: in the fastest of the precisions that were found to change
+        nothing (see precision.py) that this processor has, and in fp32 where none was looked for.
+
+        Says on standard error where it is not the first. Raises UserError where the detector names
+        a precision that is not known here.
+        """
+        order = [*detector.description.get("precision", {}).get("order", []), "fp32"]
+        for precision in order:
+            if precision not in PRECISIONS:
+                raise UserError(
+                    f"{detector.folder}: its precision {precision!r} is unknown here: update the "
+                    "program, or train the detector again."
+                )
+        chosen = next(precision for precision in order if is_available(precision))
+        if chosen != order[0]:
+            print(
+                f"{detector.name}: this processor has no {order[0]}: scoring in {chosen}.",
+                file=sys.stderr,
+            )
+        name = PRECISIONS[chosen][2]
+        checksum = detector.description["files"][name]
+        return cls(detector.folder / name, detector.architecture, device, chosen, checksum)
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """(N, size, size, 3) uint8 RGB → (N,) float32 logits of fake."""
         return self._network([np.ascontiguousarray(pixels)])[0].reshape(len(pixels))
 
 
+def is_available(precision: str) -> bool:
+    """Whether this processor can compute in one of the `PRECISIONS`."""
+    if precision == "fp32":
+        return True
+    return PRECISIONS[precision][0] in openvino_core().get_property(
+        "CPU", "OPTIMIZATION_CAPABILITIES"
+    )
+
+
+# Networks go on reading the files that they come from, so these stay mapped: that holds addresses
+# rather than memory.
+_MAPPED: list[np.memmap] = []
+
+
+@functools.cache
 def openvino_core() -> ov.Core:
     """OpenVINO, made fit for several threads; to be called before they start."""
     # It fills a table of types on first use, where two threads at once would wait for ever.
@@ -42,20 +123,83 @@ def openvino_core() -> ov.Core:
     return ov.Core()
 
 
-def _compile(core: ov.Core, model: ov.Model) -> ov.CompiledModel:
-    # Processors with bfloat16 would use it unasked; it moves Meso4's results by up to 0.39.
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+def compiled_graph(
+    graph: Path,
+    prepare: Callable[[ov.Model], ov.Model],
+    prepared_as: str,
+    settings: dict[str, str],
+    checksum: str | None = None,
+) -> ov.CompiledModel:
+    """The graph in a file, prepared and compiled for this CPU, or what an earlier call made of it.
+
+    It is kept in the user's cache under the graph's SHA-256 (`checksum`, worked out unless given),
+    `prepared_as` (what `prepare` does, in words or numbers), the settings, OpenVINO's version and
+    the processor: where one of them is another, it is made anew. Own files rather than OpenVINO's
+    cache, which reads and prepares the graph first, only to find that it knows it.
+    """
+    core = openvino_core()
+    processor = [
+        core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
+    ]
+    circumstances = repr(
+        (checksum or sha256_of(graph), prepared_as, settings, ov.__version__, processor)
+    )
+    name = hashlib.sha256(circumstances.encode()).hexdigest()
+    kept = cache_folder() / "graphs" / f"{name}.blob"
     try:
-        return core.compile_model(
-            model, "CPU", settings | {"CACHE_DIR": str(cache_folder() / "graphs")}
+        # Mapped, for weights of hundreds of megabytes take long to copy.
+        mapped = np.memmap(kept, np.uint8, "c")
+        compiled = core.import_model(ov.Tensor(mapped, shared_memory=True), "CPU", settings)
+        _MAPPED.append(mapped)
+        return compiled
+    except (OSError, ValueError, RuntimeError):  # none yet, an empty or a damaged one
+        compiled = core.compile_model(prepare(core.read_model(graph)), "CPU", settings)
+    try:
+        with atomic_write(kept, "wb") as file:
+            file.write(compiled.export_model().getbuffer())
+    except OSError as error:
+        print(
+            f"{kept.parent}: the compiled network cannot be kept there ({error.strerror}), so each "
+            "start takes longer; set XDG_CACHE_HOME to a folder that can be written.",
+            file=sys.stderr,
         )
-    except RuntimeError as error:  # no place for the cache, or a damaged file in it
-        reason = str(error).strip().splitlines()[-1]
-        print(f"Compiling without the cache of compiled graphs: {reason}", file=sys.stderr)
-        return core.compile_model(model, "CPU", settings)
+    return compiled
 
 
 def cache_folder() -> Path:
     """Where what can be made again is kept for the next start: $XDG_CACHE_HOME or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
     return Path(base or Path.home() / ".cache") / "deepfake-face-detection"
+
+
+def _has_cuda() -> bool:
+    """Whether there are an NVIDIA card and onnxruntime; neither is loaded for the answer."""
+    return os.path.exists("/dev/nvidiactl") and importlib.util.find_spec("onnxruntime") is not None
+
+
+def _cuda_session(graph: Path):
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError(
+            "--device cuda: this needs one package more (pip install onnxruntime-gpu); --device "
+            "cpu needs none."
+        ) from None
+    # Without use_tf32=0 a card would round to 10 bits unasked. Faces are found on the CPU.
+    wanted = [("CUDAExecutionProvider", {"use_tf32": "0"})]
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        session = onnxruntime.InferenceSession(str(graph), providers=wanted)
+        if session.get_providers()[0] == "CUDAExecutionProvider":  # it goes to the CPU unasked
+            return session
+    raise UserError(
+        "--device: onnxruntime finds no usable NVIDIA card here (it needs onnxruntime-gpu and its "
+        "CUDA libraries); use --device cpu."
+    )
+
+
+def _cuda_logits(session, architecture: Architecture, pixels: np.ndarray) -> np.ndarray:
+    scaled = architecture.scaling(pixels)
+    if architecture.layout == "NCHW":
+        scaled = np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+    [logits] = session.run(None, {session.get_inputs()[0].name: scaled})
+    return logits.reshape(len(pixels))

@@ -4,8 +4,10 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from pipeline.detector import Detector
@@ -14,7 +16,7 @@ from pipeline.faces import Face, FaceFinder, FaceRegion, crop_region, regions_to
 from pipeline.images import read_image, resize
 from pipeline.inputs import Photo
 from pipeline.rows import Row, by_face
-from pipeline.runtime import Runtime
+from pipeline.runtime import Runtime, openvino_core
 
 
 class Scorer:
@@ -22,6 +24,8 @@ class Scorer:
 
     Each detector sees its own crops (margin, size, resize filter) of the same faces. `face_mode`
     ("auto" or "none") is each detector's own unless given; `threshold` (0…1) likewise.
+
+    Batches larger than 8 take more memory and, on a CPU, no less time for a face.
     """
 
     def __init__(
@@ -30,13 +34,19 @@ class Scorer:
         face_mode: str | None = None,
         threshold: float | None = None,
         device: str = "auto",
-        batch_size: int = 32,
+        batch_size: int = 8,
     ):
-        self._networks = [
-            _Network(detector, face_mode, threshold, device, batch_size) for detector in detectors
-        ]
-        needs_no_search = all(network.face_mode == "none" for network in self._networks)
-        self._finder = None if needs_no_search else FaceFinder()
+        openvino_core()
+        # The threads of `look` are as many as there are cores: OpenCV's own would only compete.
+        cv2.setNumThreads(1)
+        with ThreadPoolExecutor(1) as pool:  # both take a while to get ready
+            needs_search = any((face_mode or each.face_mode) != "none" for each in detectors)
+            finder = pool.submit(FaceFinder) if needs_search else None
+            self._networks = [
+                _Network(detector, face_mode, threshold, device, batch_size)
+                for detector in detectors
+            ]
+            self._finder = finder.result() if finder else None
         self._batch_size = batch_size
 
     def score(self, photos: Iterable[Photo]) -> Iterator[list[Row]]:
@@ -61,33 +71,40 @@ class Scorer:
         rows follow each other without an agreement, and the other's may be a `no face`.
 
         `photos` is read only as far ahead as the threads need, so memory does not grow with their
-        number.
+        number. A batch is what has been prepared by the time that the networks are free, at most
+        `batch_size` faces or photos: slow networks get full batches, fast ones need not wait.
         """
         workers = os.cpu_count() or 1
         pool = ThreadPoolExecutor(workers)
         try:
             batch: list[_Prepared] = []
-            for prepared in self._prepare_ahead(pool, photos, self._batch_size + 2 * workers):
+            pending = self._prepare_ahead(pool, photos, self._batch_size + 2 * workers)
+            for prepared, next_is_ready in pending:
                 batch.append(prepared)
                 faces = sum(prepared.faces for prepared in batch)
-                if max(faces, len(batch)) >= self._batch_size:  # many photos may hold few faces
+                full = max(faces, len(batch)) >= self._batch_size  # many photos may hold few faces
+                if full or not next_is_ready:
                     yield from self._score_batch(batch)
                     batch = []
-            yield from self._score_batch(batch)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _prepare_ahead(
         self, pool: ThreadPoolExecutor, photos: Iterable[Photo], ahead: int
-    ) -> Iterator["_Prepared"]:
-        """The prepared photos in order, while the pool works on the next `ahead` of them."""
+    ) -> Iterator[tuple["_Prepared", bool]]:
+        """The prepared photos in order, while the pool works on the next `ahead` of them.
+
+        With each comes whether the one after it is prepared by now.
+        """
         pending: deque[Future[_Prepared]] = deque()
-        for photo in photos:
-            pending.append(pool.submit(self._prepare, photo))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        photos = iter(photos)
+        while True:
+            for photo in islice(photos, 1 + ahead - len(pending)):
+                pending.append(pool.submit(self._prepare, photo))
+            if not pending:
+                return
+            prepared = pending.popleft().result()
+            yield prepared, bool(pending) and pending[0].done()
 
     def _prepare(self, photo: Photo) -> "_Prepared":
         nothing: list[list[_View]] = [[] for _ in self._networks]
@@ -187,7 +204,7 @@ class _Network:
         if threshold is not None:
             self._calibration = self._calibration.at(threshold)
         self.verdict = self._calibration.verdict
-        self._runtime = Runtime(detector.graph, detector.architecture, device)
+        self._runtime = Runtime.of(detector, device)
         self._batch_size = batch_size
 
     def look(self, image: np.ndarray, faces: list[Face]) -> list[_View]:
@@ -200,10 +217,7 @@ class _Network:
 
     def probabilities(self, inputs: list[np.ndarray]) -> Iterator[float]:
         """The fake_probability of each input (size, size, 3) uint8."""
-        logits = [
-            self._runtime.logits(np.stack(inputs[first : first + self._batch_size]))
-            for first in range(0, len(inputs), self._batch_size)
-        ]
+        logits = [self._runtime.logits(np.stack(part)) for part in _parts(inputs, self._batch_size)]
         return iter(self._calibration.probability(np.concatenate(logits or [[]])).tolist())
 
     def rows(self, path: str, views: list[_View], probabilities: Iterator[float]) -> Iterator[Row]:
@@ -226,3 +240,15 @@ class _Network:
                 threshold=self._calibration.threshold,
                 model=self.name,
             )
+
+
+def _parts(inputs: list[np.ndarray], largest: int) -> Iterator[list[np.ndarray]]:
+    """All inputs in turn, in parts of `largest` or of a power of two below it.
+
+    OpenVINO prepares itself anew (up to half a second) for every number that it has not seen.
+    """
+    start = 0
+    while rest := len(inputs) - start:
+        size = largest if rest >= largest else 1 << rest.bit_length() - 1
+        yield inputs[start : start + size]
+        start += size

@@ -26,6 +26,7 @@ from pipeline.faces import DEFAULT_MARGIN
 from pipeline.files import atomic_write
 from pipeline.finishing import code_revision, finish_training
 from pipeline.memory import keep_freed_memory
+from pipeline.precision import FEWEST_FACES, check_precisions_apart
 from pipeline.runs import close_run, open_run, read_history
 from pipeline.sampling import Epochs, say_composition
 from pipeline.self_blending import SelfBlender
@@ -112,6 +113,8 @@ def train_detector(args: argparse.Namespace) -> dict | None:
         threshold_rule=args.threshold_rule,
         data_licence=args.data_licence,
     )
+    if description and len(dataset.validate) >= FEWEST_FACES:
+        check_precisions_apart(output, args.data)
     if description and args.push_to_hub:
         print(f"Uploaded to {hub.push(output, args.push_to_hub)}.")
     return description

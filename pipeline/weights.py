@@ -25,7 +25,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from pipeline.detector import WEIGHTS, check_folder
+from pipeline.detector import INT8_GRAPH, WEIGHTS, check_folder
 from pipeline.errors import UserError
 from pipeline.files import recover_folder, replace_folder, sha256_of
 
@@ -445,7 +445,8 @@ def _safe_path(name: str, where: Path) -> str:
     absolute paths, drive letters and backslashes.
     """
     plain = all(_PLAIN_NAME.fullmatch(component) for component in name.split("/"))
-    if not plain or len(name) > 200 or PurePosixPath(name).suffix not in _DETECTOR_TYPES:
+    expected = PurePosixPath(name).suffix in _DETECTOR_TYPES or name in INT8_GRAPH
+    if not plain or len(name) > 200 or not expected:
         types = " ".join(sorted(_DETECTOR_TYPES))
         raise UserError(
             f"{where} names the file {name!r}, which no detector holds: allowed are relative "

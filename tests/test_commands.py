@@ -339,7 +339,7 @@ def test_a_killed_run_goes_on(infer, start_infer, tmp_path, suffix):
 
     resumed = infer("photos", "--output", output, "--continue")
     assert resumed.returncode == 0
-    before = int(re.search(r"(\d+) photos scored already", resumed.stderr.decode())[1])
+    before = int(re.search(r"(\d+) photos? scored already", resumed.stderr.decode())[1])
     after = int(re.search(r"(\d+) photos, ", resumed.stderr.decode())[1])
     assert before > 0
     assert before + after == len(photos)

@@ -29,6 +29,7 @@ TRAINING_ONLY = {
     "keras_backend",
     "keras_training",
     "metrics",
+    "precision",
     "published",
     "report",
     "torch_training",

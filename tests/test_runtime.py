@@ -1,5 +1,6 @@
 """The graph that scoring runs gives what the trained network gives, from the pixels of a file."""
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +144,42 @@ def test_a_second_start_uses_the_stored_graph_and_gives_the_same(exported, portr
     np.testing.assert_array_equal(Runtime(path, architecture).logits(portraits[:2]), first)
 
 
+@pytest.mark.parametrize("rest", [0, 100])
+def test_a_damaged_stored_graph_is_made_anew(exported, portraits, monkeypatch, tmp_path, rest):
+    _, path, architecture = exported
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    expected = Runtime(path, architecture).logits(portraits[:2])
+    [stored] = (cache_folder() / "graphs").iterdir()
+    whole = stored.read_bytes()
+    stored.write_bytes(whole[:rest])
+    np.testing.assert_array_equal(Runtime(path, architecture).logits(portraits[:2]), expected)
+    assert len(stored.read_bytes()) == len(whole)
+
+
+def test_without_a_place_for_stored_graphs_it_runs_and_says_so(
+    exported, portraits, monkeypatch, tmp_path, capsys
+):
+    _, path, architecture = exported
+    expected = Runtime(path, architecture).logits(portraits[:2])
+    (tmp_path / "deepfake-face-detection").touch()  # where the folder should be
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    np.testing.assert_array_equal(Runtime(path, architecture).logits(portraits[:2]), expected)
+    assert "cannot be kept there" in capsys.readouterr().err
+
+
+def test_a_graph_stored_for_another_network_is_not_taken(tmp_path):
+    pixels = np.full((1, 2, 2, 3), 1, np.uint8)
+    logits = []
+    for layout in ("NHWC", "NCHW"):
+        for std in (1.0, 2.0):
+            architecture = Architecture("tested", "", 2, PixelScaling((0,) * 3, (std,) * 3), layout)
+            graph = weighted_sum(tmp_path / f"{layout}.onnx", layout)
+            logits.append(Runtime(graph, architecture).logits(pixels)[0])
+    np.testing.assert_allclose(logits, [444, 222] * 2)
+
+
 def test_cuda_is_refused(tmp_path):
+    if importlib.util.find_spec("onnxruntime"):
+        pytest.skip("onnxruntime is installed")
     with pytest.raises(UserError, match="--device cuda"):
         Runtime(tmp_path / "model.onnx", ARCHITECTURES["meso4"], "cuda")

@@ -14,7 +14,7 @@ from pipeline.detector import load_detector
 from pipeline.images import read_image
 from pipeline.inputs import Photo, find_photos
 from pipeline.rows import Row
-from pipeline.scoring import Scorer
+from pipeline.scoring import Scorer, _parts
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -165,6 +165,36 @@ def test_photos_are_read_only_a_little_ahead(tmp_path, kind):
         ahead.append(taken - given)
     assert len(ahead) == number
     assert max(ahead) <= 2 * (batch_size + os.cpu_count())
+
+
+@pytest.mark.parametrize("largest", [1, 3, 8])
+@pytest.mark.parametrize("number", [0, 1, 5, 8, 21])
+def test_batches_have_few_sizes_and_leave_nothing_out(number, largest):
+    inputs = list(range(number))
+    parts = list(_parts(inputs, largest))
+    assert [one for part in parts for one in part] == inputs
+    assert {len(part) for part in parts} <= {1, 2, 4, largest}
+
+
+def test_one_photo_loads_only_what_it_needs():
+    code = f"""
+import sys
+from pipeline.commands import Network, score_photos, scoring_parser
+meso4 = Network(("meso4",), training="train_meso.py")
+args = [{str(SAMPLES / "real_collins.jpg")!r}, "--weights", {str(DETECTOR)!r}]
+assert score_photos(scoring_parser("", meso4).parse_args(args), meso4) == 0
+print(*sys.modules, sep="\\n", file=sys.stderr)
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    loaded = set(process.stderr.split())
+    assert {"openvino", "cv2", "PIL.JpegImagePlugin", "pipeline.faces"} <= loaded
+    others = {"onnx", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib", "torch", "tensorflow"}
+    network = {"http.client", "urllib.request", "ssl", "openvino.tools.ovc", "openvino_telemetry"}
+    plugins = {"pillow_heif", "PIL.AvifImagePlugin", "PIL.WebPImagePlugin"}
+    of_training = {f"pipeline.{name}" for name in ("audit", "finishing", "precision", "report")}
+    assert not loaded & (others | network | plugins | of_training)
 
 
 def test_threads_may_use_openvino_at_once_from_the_start():

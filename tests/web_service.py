@@ -72,6 +72,7 @@ def write_tiny_generator(folder: Path) -> None:
     if not material.is_dir():
         pytest.skip("needs the tiny generators in ../shared, which are not published")
     import torch
+
     from pipeline.generation import save_generator
 
     arguments = json.loads((material / "stylegan3_t_config.json").read_text())
