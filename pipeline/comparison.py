@@ -157,7 +157,7 @@ def measure_speed(found: Found, scores: Scores, device: str = "auto") -> dict[st
         detector = contestant.detector
         inputs = np.stack([input_of(detector)(image) for image in images])
         inputs = np.resize(inputs, (BATCH_SIZE, *inputs.shape[1:]))  # repeated where there are few
-        runtime = Runtime(detector.graph, detector.architecture, device)
+        runtime = Runtime.of(detector, device)
         runtime.logits(inputs)
         times = []
         for _ in range(5):

@@ -184,8 +184,10 @@ def kind_of(contestant: Contestant, test_set: str, training_data: dict[str, set[
 
 
 def key_of(detector: Detector) -> str:
-    """What a detector's logits depend on: its graph and its input, as a SHA-256."""
-    parts = [detector.description["files"][detector.graph.name], detector.description["input"]]
+    """What a detector's logits depend on: graph, input and precision, as a SHA-256."""
+    description = detector.description
+    parts = [description["files"][detector.graph.name], description["input"]]
+    parts += description.get("precision", {}).get("order", [])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -75,10 +75,7 @@ def score(found: Found, store: Path, device: str = "auto") -> Scores:
     is not scored again. Raises UserError where it is damaged or cannot be written.
     """
     detectors = {key_of(c.detector): c.detector for c in found.contestants if c.detector}
-    runtimes = {
-        key: Runtime(detector.graph, detector.architecture, device)
-        for key, detector in detectors.items()
-    }
+    runtimes = {key: Runtime.of(detector, device) for key, detector in detectors.items()}
     degradations = {name: fingerprint(name) for name in GRID}
     scores = Scores({}, {}, {})
     total = sum(

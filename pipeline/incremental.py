@@ -159,7 +159,7 @@ def choose_replay(new: list[Sample], old: list[Sample], fraction: float, seed: i
 def measure(detector: Detector, samples: list[Sample]) -> dict:
     """A detector's figures on samples of both classes, as metrics.evaluate gives them."""
     logits = predict(
-        Runtime(detector.graph, detector.architecture).logits,
+        Runtime.of(detector).logits,
         samples,
         detector.architecture,
         detector.resize_filter,
