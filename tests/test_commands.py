@@ -305,7 +305,9 @@ def test_a_path_that_leads_nowhere_is_a_row_of_its_own(infer, tmp_path):
 
 
 def test_an_output_that_cannot_be(infer, tmp_path):
-    assert_refused(infer(SAMPLES, "--output", "rows.xlsx"), "rows.xlsx", ".csv, .jsonl, .parquet or .html")
+    assert_refused(
+        infer(SAMPLES, "--output", "rows.xlsx"), "rows.xlsx", ".csv, .jsonl, .parquet or .html"
+    )
     (tmp_path / "folder.csv").mkdir()
     assert_refused(infer(SAMPLES, "--output", "folder.csv"), "folder.csv", "folder")
     assert_refused(infer(SAMPLES, "--continue"), "--output")
