@@ -20,6 +20,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from pipeline.api_description import GENERATE, MODELS, SCORE
+from pipeline.commands import script_parser
 from pipeline.errors import UserError
 from pipeline.guard import Guard, refused
 from pipeline.page import Page
@@ -101,6 +102,7 @@ except UserError as error:
 app = create_app(settings)
 
 if __name__ == "__main__":
+    script_parser(__doc__).parse_args()
     uvicorn.run(
         app,
         host=settings.host,
