@@ -41,6 +41,11 @@ def _card(description: dict) -> str:
     recipe = "\n".join(f"| {name} | {value} |" for name, value in arguments.items())
     counts = training["images"]
     architecture = description["architecture"]
+    kinds = (
+        "the same kinds as in training, other pictures"
+        if counts["fake"]
+        else "training made its own fakes from real pictures, and saw none of these kinds"
+    )
     script = _SCORING_SCRIPTS.get(architecture.partition("_")[0], f"infer_{architecture}.py")
     return f"""# {description["name"]}
 
@@ -51,8 +56,8 @@ A detector of deepfake faces: {architecture}, start: {training["start"]}, traine
 
 ## Results on the validation pictures
 
-{images["real"]} real, {images["fake"]} fake; the same kinds as in training, other pictures. The
-best epoch, the temperature and the threshold were chosen on them, so they flatter a little.
+{images["real"]} real, {images["fake"]} fake; {kinds}.
+The best epoch, the temperature and the threshold were chosen on them, so they flatter a little.
 
 | figure | value |
 |---|---|

@@ -411,6 +411,7 @@ def test_a_detector_trains_without_a_single_fake_killed_and_resumed(tmp_path):
     assert "An epoch shows 12 real (12) and 12 fake (12 self-blended)." in done.stderr
     training = load_detector(expected).description["training"]
     assert training["images"] == {"real": 12, "fake": 0}
+    assert "saw none of these kinds" in (expected / "README.md").read_text()
     asked = {"self_blended": 1.0, "mixup": 0.4, "label_smoothing": 0.1, "soften": 0.5, "jpeg": 0.2}
     assert asked.items() <= training["arguments"].items()
 
