@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 .PHONY: demo web test lint bench release
 
 demo: $(VENV)/scoring-is-installed
-	$(BIN)/python infer_meso4.py samples
+	$(BIN)/python infer_xception_efficientnet.py samples --weights weights/efficientnet_lite0
 
 web: $(VENV)/web-is-installed
 	$(BIN)/python backend.py

@@ -14,6 +14,7 @@ SHIPPED = sorted(path.parent for path in (REPOSITORY / "weights").glob("*/detect
 LOWEST_AUC = {
     "meso4": {"stylegan": 0.815, "dfdc": 0.77},
     "mesoinception4": {"stylegan": 0.8, "dfdc": 0.74},
+    "efficientnet_lite0": {"stylegan": 0.98, "dfdc": 0.925, "text_to_image": 0.86},
 }
 
 
