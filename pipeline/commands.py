@@ -14,13 +14,23 @@ HOW_TO_GO_ON = "With --output and --continue the next run goes on from here."  #
 
 def run(main: Callable[[], int | None], after_stop: str = "") -> None:
     """Run a script's main() and exit: with its number, 2 with a sentence on standard error for a
-    UserError, 130 after Ctrl-C, with `after_stop` to say how to go on. What a user did never ends
-    in a traceback."""
+    UserError or a package that is not installed, 130 after Ctrl-C, with `after_stop` to say how to
+    go on. What a user did never ends in a traceback."""
     try:
         code = main() or 0
         sys.stdout.flush()
     except UserError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        code = 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "models", "pipeline"):
+            raise
+        print(
+            f"{Path(sys.argv[0]).name}: this needs {package}, which scoring photos does without and "
+            "is not installed here: pip install -r requirements.txt",
+            file=sys.stderr,
+        )
         code = 2
     except KeyboardInterrupt:
         print(f"\nStopped. {after_stop}".rstrip(), file=sys.stderr)
