@@ -27,8 +27,8 @@ def run(main: Callable[[], int | None], after_stop: str = "") -> None:
         if package in ("", "models", "pipeline"):
             raise
         print(
-            f"{Path(sys.argv[0]).name}: this needs {package}, which scoring photos does without and "
-            "is not installed here: pip install -r requirements.txt",
+            f"{Path(sys.argv[0]).name}: this needs {package}, which scoring photos does without "
+            "and is not installed here: pip install -r requirements.txt",
             file=sys.stderr,
         )
         code = 2
