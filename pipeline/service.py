@@ -219,7 +219,8 @@ class Service:
         scored = scorer.look(photos)
         for looks in requests:
             yield list(itertools.islice(scored, len(looks)))
-        self.metrics.batch(sum(map(len, requests)), time.perf_counter() - started)
+        looked_at = sum(look.begun for looks in requests for look in looks)
+        self.metrics.batch(looked_at, time.perf_counter() - started)
 
     def _decode(self, upload: Upload) -> np.ndarray:
         return read_image(BytesIO(upload.content), int(self.settings.max_megapixels * 1e6))
@@ -276,6 +277,7 @@ class _Look:
 
     def __init__(self, photo: _Picture, with_preview: bool, given_up: threading.Event):
         self.photo = photo
+        self.begun = False  # never, where the request was given up before
         self.width = self.height = 0
         self.preview: str | None = None
         self._with_preview = with_preview
@@ -284,6 +286,7 @@ class _Look:
     def read(self) -> np.ndarray:
         if self._given_up.is_set():
             raise ImageError("the request was given up")
+        self.begun = True
         image = self.photo.decode()
         self.height, self.width = image.shape[:2]
         if self._with_preview:
