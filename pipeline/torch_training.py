@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -537,6 +538,21 @@ def export_graph(network: nn.Module, size: int, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
+    _forget_the_machine(path)
+
+
+def _forget_the_machine(path: Path) -> None:
+    """Take out of a graph the notes of torch's exporter: with each node come the paths of the files
+    on this machine that it was made by."""
+    model = onnx.load(path)
+    parts = [model, model.graph, *model.functions]
+    for graph in (model.graph, *model.functions):
+        parts += [*graph.node, *graph.value_info]
+    parts += [*model.graph.input, *model.graph.output, *model.graph.initializer]
+    for part in parts:
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    onnx.save(model, path)
 
 
 def _finished(tuned: nn.Module, architecture: Architecture) -> Trained:
