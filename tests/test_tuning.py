@@ -296,8 +296,10 @@ def test_other_targets_can_be_chosen():
 
 def assert_exported(network, architecture: Architecture, folder) -> None:
     """The graph agrees with the network on real faces, whatever the size of the batch."""
-    export_graph(network, architecture.input_size, folder / "model.onnx")
-    runtime = Runtime(folder / "model.onnx", architecture)
+    path = folder / "model.onnx"
+    export_graph(network, architecture.input_size, path)
+    assert b"site-packages" not in path.read_bytes(), "where it was made is nobody's business"
+    runtime = Runtime(path, architecture)
     pictures = faces(64, architecture.input_size)
     scaled = torch.from_numpy(architecture.scaling(pictures)).permute(0, 3, 1, 2)
     with torch.inference_mode():
