@@ -11,6 +11,7 @@ DETECTOR_TOKEN and DETECTOR_MAX_FILE_MB. Nothing of an upload is written to the 
 """
 
 import contextlib
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvicorn
@@ -24,7 +25,7 @@ from pipeline.commands import script_parser
 from pipeline.errors import UserError
 from pipeline.guard import Guard, refused
 from pipeline.page import Page
-from pipeline.service import Service, unless_gone
+from pipeline.service import Answer, Service, unless_gone
 from pipeline.service_settings import Settings, read_settings
 from pipeline.uploads import Refusal, read_form
 
@@ -62,19 +63,19 @@ def create_app(settings: Settings) -> FastAPI:
     async def score_without_javascript(request: Request) -> Response:
         return await page.answer(request)
 
-    @app.post("/api/score", **SCORE)
-    async def score(request: Request) -> JSONResponse:
+    async def answered(request: Request, work: Callable[..., Awaitable[Answer]]) -> JSONResponse:
         with service.places.take() as place:
             form = await read_form(request, settings, place)
-            answer = await unless_gone(request, service.score_form(form, form.flag("page")))
+            answer = await unless_gone(request, work(form, form.flag("page")))
             return JSONResponse(page.as_json(answer, form))
+
+    @app.post("/api/score", **SCORE)
+    async def score(request: Request) -> JSONResponse:
+        return await answered(request, service.score_form)
 
     @app.post("/api/generate", **GENERATE)
     async def generate(request: Request) -> JSONResponse:
-        with service.places.take() as place:
-            form = await read_form(request, settings, place)
-            answer = await unless_gone(request, service.generate_form(form, form.flag("page")))
-            return JSONResponse(page.as_json(answer, form))
+        return await answered(request, service.generate_form)
 
     @app.get("/api/models", **MODELS)
     async def models() -> list[dict]:
