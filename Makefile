@@ -2,7 +2,7 @@
 # make web      the web page, on http://127.0.0.1:8000
 # make test     set up everything, and run all tests
 # make lint     style and formatting
-# make bench    speed of scoring, against what else people use, in the same run
+# make bench    speed of scoring and training, against what else people use, in the same run
 # make release  pack the detectors for GitHub Releases: make release BASE_URL=https://…
 
 PYTHON ?= python3
@@ -26,6 +26,9 @@ lint: $(VENV)/everything-is-installed
 
 bench: $(VENV)/everything-is-installed
 	$(BIN)/python benchmarks/scoring_speed.py
+	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/cluster_cost.py
+	$(BIN)/python benchmarks/readme_tables.py
 
 release: $(VENV)/scoring-is-installed
 	$(BIN)/python -m pipeline.release --base-url $(BASE_URL)

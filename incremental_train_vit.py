@@ -14,22 +14,22 @@ on the new data; it is kept beside the new version.
 The new detector takes the place of the old one if its AUC on the old data fell by no more than
 --margin (0.02); otherwise, or without --replay, it stays beside it as a version, and the exit code
 is 1. All versions are kept in weights/vit.versions/. A detector is trained on in the way that it
-was trained (all of it, LoRA, norms, head) unless --tuning says otherwise; with LoRA, --adapter new
-merges the old adapter and puts a new one on top.
+was trained (all of it, LoRA, norms, head; at the same rate) unless --tuning and --learning-rate say
+otherwise; with LoRA, --adapter new merges the old adapter and puts a new one on top.
 
 Every torch network can be given to --from: ViT, ResNet50, EfficientNet-Lite0.
 """
 
 from pipeline.commands import incremental_arguments, run
-from pipeline.recipes import TORCH
+from pipeline.recipes import AS_TRAINED, TORCH
 
 RECIPE = {
     **TORCH,
-    "tuning": None,  # as the detector was trained
+    "tuning": AS_TRAINED,
+    "learning_rate": AS_TRAINED,  # a tenth of it forgets less, but hardly learns what is new
+    "layer_decay": AS_TRAINED,
     "adapter": "continue",
     "epochs": 5,
-    "learning_rate": 5e-5,
-    "layer_decay": 0.75,
     "warmup": 0.1,
 }
 

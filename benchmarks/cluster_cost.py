@@ -1,18 +1,16 @@
 """What scoring costs on a cluster: CPU seconds for a million photos, by network and photo size.
 
-    python benchmarks/cluster_cost.py weights/meso4 weights/mesoinception4 [--photos 40]
+    python benchmarks/cluster_cost.py [NETWORK…] [--photos 20]
 
 A worker of score_cluster.py is bound to one core, as it is on a cluster, and scores a unit of
 photos made from the samples: 256 px face crops without a search for faces, photos of 1 and of 12
 megapixels with it. What counts is processor time, not time on the clock, after a first unit that
-compiles and warms up. Prints a table and writes benchmarks/cluster_cost.json.
+compiles and warms up. Networks without weights in weights/ have random ones. Prints a table and
+writes benchmarks/cluster_cost.json.
 """
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,11 +18,13 @@ from pathlib import Path
 
 import cv2
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.files import atomic_write  # noqa: E402
-from pipeline.images import read_image  # noqa: E402
+from benchmarks.measuring import ROOT, machine
+from benchmarks.scoring_speed import NETWORKS, shipped_or_random
+from pipeline.commands import positive_int
+from pipeline.files import atomic_write
+from pipeline.images import read_image
 
 SIZES = {  # → sample, width and height in pixels, face mode
     "256 px crop": ("real_hopper_face.heic", (256, 256), "none"),
@@ -47,34 +47,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("detectors", nargs="+", type=Path, metavar="DIR")
-    parser.add_argument("--photos", type=int, default=40, help="of each size (default: 40)")
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
+    parser.add_argument("--photos", type=positive_int, default=20, help="of each size")
     args = parser.parse_args()
+    if unknown := set(args.networks) - set(NETWORKS):
+        parser.error(f"no such network: {', '.join(sorted(unknown))}")
     rows = []
-    for detector in args.detectors:
-        for size in SIZES:
-            seconds = cpu_seconds(detector.resolve(), size, args.photos)
-            rows.append(
-                {
-                    "detector": detector.name,
-                    "photos": size,
-                    "cpu_seconds_for_a_million": round(seconds * 1e6),
-                    "core_hours_for_100_million": round(seconds * 1e8 / 3600),
-                }
-            )
-    result = {
-        "rows": rows,
-        "photos_measured": args.photos,
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.date.today().isoformat(),
-    }
+    for network in args.networks or NETWORKS:
+        with tempfile.TemporaryDirectory() as folder:
+            detector = shipped_or_random(network, Path(folder))
+            for size in SIZES:
+                seconds = cpu_seconds(detector, size, args.photos)
+                rows.append(
+                    {
+                        "network": network,
+                        "photos": size,
+                        "cpu_seconds_for_a_million": round(seconds * 1e6),
+                        "core_hours_for_100_million": round(seconds * 1e8 / 3600),
+                    }
+                )
+    result = machine() | {"photos_measured": args.photos, "rows": rows}
     with atomic_write(ROOT / "benchmarks" / "cluster_cost.json") as file:
         json.dump(result, file, indent=1)
-    print("| network | photos | CPU seconds for a million | core hours for 100 million |")
-    print("|---|---|---|---|")
-    for row in rows:
+    print(table(result))
+
+
+def table(result: dict) -> str:
+    """The figures as a Markdown table."""
+    lines = [
+        "| network | photos | CPU seconds for a million | core hours for 100 million |",
+        "|---|---|---|---|",
+    ]
+    for row in result["rows"]:
         million, hours = row["cpu_seconds_for_a_million"], row["core_hours_for_100_million"]
-        print(f"| {row['detector']} | {row['photos']} | {million:,} | {hours:,} |")
+        lines.append(f"| {row['network']} | {row['photos']} | {million:,} | {hours:,} |")
+    return "\n".join([*lines, ""])
 
 
 def cpu_seconds(detector: Path, size: str, number: int) -> float:

@@ -5,8 +5,9 @@
 FACES is a dataset as training wants it. Pictures whose file names begin with one of the names after
 --old are the old data, those after --new the new data. An EfficientNet-Lite0 is trained on the old
 data (FOLDER/first) and then on the new: once without a single old picture, once with three of them
-among ten. Prints a Markdown table of the AUC on the validation pictures of both. Every training is
-a script of its own; what is finished in FOLDER is not trained again.
+among ten. Prints a Markdown table of the AUC on the validation pictures of both, and keeps it as
+FOLDER/forgetting.json. Every training is a script of its own; what is finished in FOLDER is not
+trained again.
 """
 
 import argparse
@@ -17,13 +18,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.measuring import ROOT, machine
 from benchmarks.subsets import write_table
 from pipeline.commands import positive_int, run
 from pipeline.dataset import Dataset, Sample, load_dataset
 from pipeline.errors import UserError
+from pipeline.files import atomic_write
 from pipeline.versions import versions_of
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 SHARES = {"without replay": 0.0, "30 % replayed": 0.3}
 
 
@@ -50,15 +52,34 @@ def main() -> None:
         script = ["train_efficientnet.py", "--architecture", "efficientnet_lite0"]
         options = ["--data", old, "--init", args.init, "--epochs", args.epochs]
         train([*script, *options, "--output", first])
-    print("| after training on the new data | AUC on the old data | AUC on the new data |")
-    print("|---|---|---|")
-    for number, (title, share) in enumerate(SHARES.items()):
-        results = train_further(first, new, old, share, args)
-        if number == 0:
-            print(f"| (before) | {results['old data']['before']['auc']:.3f} | "
-                  f"{results['new data']['before']['auc']:.3f} |")  # fmt: skip
-        print(f"| {title} | {results['old data']['after']['auc']:.3f} | "
-              f"{results['new data']['after']['auc']:.3f} |", flush=True)  # fmt: skip
+    results = {
+        title: train_further(first, new, old, share, args) for title, share in SHARES.items()
+    }
+    result = machine() | {"old": args.old, "new": args.new, "epochs": args.epochs}
+    result |= {"new_epochs": args.new_epochs, "results": results}
+    print(table(result))
+    with atomic_write(args.output / "forgetting.json") as file:
+        json.dump(result, file, indent=1)
+
+
+def table(result: dict) -> str:
+    """The figures as a Markdown table."""
+    rows = {"(before)": next(iter(result["results"].values()))}
+    rows |= result["results"]
+    lines = [
+        "| trained on the new data | AUC on the old data | AUC on the new data |",
+        "|---|---|---|",
+    ]
+    for title, figures in rows.items():
+        when = "before" if title == "(before)" else "after"
+        old, new = (_auc(figures[data][when]) for data in ("old data", "new data"))
+        lines.append(f"| {title} | {old} | {new} |")
+    return "\n".join([*lines, ""])
+
+
+def _auc(metrics: dict) -> str:
+    low, high = metrics["auc_95"]
+    return f"{metrics['auc']:.3f} ({low:.3f}–{high:.3f})"
 
 
 def begins_with(dataset: Dataset, names: list[str]) -> Dataset:
@@ -86,7 +107,7 @@ def train_further(first: Path, new: Path, old: Path, share: float, args) -> dict
 def train(command: list) -> None:
     """Run a training script, or go on with it; its progress bar shows. Raises UserError."""
     arguments = [sys.executable, *map(str, command), "--resume"]
-    if subprocess.run(arguments, cwd=REPOSITORY, stdout=sys.stderr).returncode:
+    if subprocess.run(arguments, cwd=ROOT, stdout=sys.stderr).returncode:
         raise UserError(f"{command[0]} did not finish; the same command goes on from there.")
 
 

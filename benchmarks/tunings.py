@@ -20,17 +20,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.measuring import ROOT, machine
 from benchmarks.subsets import write_table
 from pipeline.commands import positive_int, run
 from pipeline.dataset import FAKE, REAL, Dataset, Sample, load_dataset
 from pipeline.errors import UserError
 from pipeline.files import atomic_write
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 NETWORKS = {
     "vit_tiny_patch16_224": ["train_vit.py", "--architecture", "vit_tiny_patch16_224"],
     "resnet50": ["train_resnet50.py"],
 }
+HEAD = (
+    "| network | tuning | parameters that learn | memory | pictures/s | validation AUC |\n"
+    "|---|---|---|---|---|---|"
+)
 TUNINGS = ("full", "lora", "norm", "probe")
 
 
@@ -45,20 +49,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     args = parser.parse_args()
     results = []
-    print("| network | tuning | parameters that learn | memory | pictures/s | validation AUC |")
-    print("|---|---|---|---|---|---|")
+    result = machine() | {"pictures": args.pictures, "epochs": args.epochs, "init": args.init}
+    print(HEAD)
     with tempfile.TemporaryDirectory() as folder:
-        subset = evenly(load_dataset(args.data), args.pictures)
-        table = write_table(subset, Path(folder) / "subset.csv")
+        some = evenly(load_dataset(args.data), args.pictures)
+        subset = write_table(some, Path(folder) / "subset.csv")
         for network, script in NETWORKS.items():
             for tuning in TUNINGS:
                 options = ["--tuning", tuning, "--epochs", args.epochs, "--init", args.init]
-                result = train(script, table, options, Path(folder) / network / tuning)
-                results.append({"network": network, "tuning": tuning, **result})
+                figures = train(script, subset, options, Path(folder) / network / tuning)
+                results.append({"network": network, "tuning": tuning, **figures})
                 print(as_row(results[-1]), flush=True)
     if args.output:
         with atomic_write(args.output) as file:
-            json.dump({"arguments": vars(args), "results": results}, file, indent=1, default=str)
+            json.dump(result | {"results": results}, file, indent=1)
 
 
 def evenly(dataset: Dataset, pictures: int) -> Dataset:
@@ -76,9 +80,9 @@ def evenly(dataset: Dataset, pictures: int) -> Dataset:
     )
 
 
-def train(script: list[str], table: Path, options: list, output: Path) -> dict:
+def train(script: list[str], subset: Path, options: list, output: Path) -> dict:
     """Run a training; its figures. Raises UserError where it fails."""
-    said, usage = run_script(script, ["--data", table, "--output", output, *options])
+    said, usage = run_script(script, ["--data", subset, "--output", output, *options])
     description = json.loads((output / "detector.json").read_text(encoding="utf-8"))
     training = description["training"]
     shown = sum(training["images"].values()) * training["epochs_run"]
@@ -96,7 +100,7 @@ def run_script(script: list[str], options: list) -> tuple[str, resource.struct_r
     UserError where it fails."""
     process = subprocess.Popen(
         [sys.executable, *script, *map(str, options)],
-        cwd=REPOSITORY,
+        cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -108,6 +112,11 @@ def run_script(script: list[str], options: list) -> tuple[str, resource.struct_r
         refused = [line for line in lines if line.startswith(f"{script[0]}: ")]
         raise UserError((refused or [f"{script[0]}: {lines[-1]}"])[0])
     return said, usage
+
+
+def table(result: dict) -> str:
+    """The figures as a Markdown table."""
+    return "\n".join([HEAD, *map(as_row, result["results"]), ""])
 
 
 def as_row(result: dict) -> str:

@@ -31,6 +31,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_write
 from pipeline.finishing import predict
 from pipeline.metrics import evaluate
+from pipeline.recipes import AS_TRAINED
 from pipeline.runtime import Runtime
 from pipeline.training import engine_of, is_first_process, train_on
 from pipeline.versions import (
@@ -43,6 +44,8 @@ from pipeline.versions import (
 )
 
 VALIDATE_FRACTION = 0.2  # of new data that does not say how to split
+# Where a detector does not say how it was trained.
+_UNLESS_TOLD = {"tuning": "full", "learning_rate": 1e-4, "layer_decay": None}
 FIGURES = {"auc": "AUC", "recall_fake": "fakes found", "recall_real": "real passed"}
 
 
@@ -229,17 +232,17 @@ def as_table(table: dict) -> str:
 
 
 def _known_to(engine, settings: dict, before: Detector) -> dict:
-    """The settings that the engine's recipe has; tuning as before unless it was chosen."""
+    """The settings that the engine's recipe has; AS_TRAINED is what the detector's training had."""
     settings = {
         name: value
         for name, value in settings.items()
         if name in engine.Recipe.__dataclass_fields__
     }
     settings["resize_filter"] = before.resize_filter
-    if settings.get("tuning", "") is None:
-        earlier = before.description["training"].get("arguments", {})
-        settings["tuning"] = earlier.get("tuning", "full")
-    return settings
+    earlier = _UNLESS_TOLD | before.description["training"].get("arguments", {})
+    return {
+        name: earlier[name] if value == AS_TRAINED else value for name, value in settings.items()
+    }
 
 
 def _old_data(root: Path | None) -> _Old:

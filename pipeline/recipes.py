@@ -6,6 +6,8 @@ of the engine's `Recipe`, which says what they mean.
 
 from pipeline.augmentation import Augmentation
 
+AS_TRAINED = "as it was trained"  # of a detector that is trained further
+
 KERAS = {
     "init": "imagenet",
     "batch_size": 16,

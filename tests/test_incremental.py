@@ -16,6 +16,7 @@ from pipeline.dataset import Sample, load_dataset
 from pipeline.detector import load_detector
 from pipeline.errors import UserError
 from pipeline.incremental import choose_replay, measure, new_dataset
+from pipeline.recipes import AS_TRAINED
 from pipeline.versions import current_version, versions_of
 from tests.tiny_dataset import make_dataset
 
@@ -30,7 +31,7 @@ RECIPE = {
     "precision": "fp32",
     "resize_filter": "area",
     "augmentation": NO_AUGMENTATION,
-    "tuning": None,  # a torch setting, which Meso4's engine does not have
+    "tuning": AS_TRAINED,  # a torch setting, which Meso4's engine does not have
 }
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -187,6 +188,15 @@ def test_without_the_old_data_nothing_is_replaced(detector, data, capsys):
     assert "without --replay nobody knows what was forgotten" in capsys.readouterr().out
     assert load_detector(detector).description == before
     assert list(versions_of(detector)) == [1, 2]
+
+
+def test_it_learns_at_the_rate_that_it_was_trained_with(detector, data):
+    further(detector, "--new-data", data / "old", learning_rate=AS_TRAINED, epochs=1)
+    arguments = [
+        load_detector(folder).description["training"]["arguments"]
+        for folder in versions_of(detector).values()
+    ]
+    assert [each["learning_rate"] for each in arguments] == [5e-3, 5e-3]
 
 
 def test_another_folder_can_be_written(detector, data, tmp_path):

@@ -1,0 +1,85 @@
+"""The benchmarks run, and the README says what they found."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import probes, readme_tables
+from benchmarks.measuring import measure
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def test_the_readme_has_the_figures_of_the_benchmarks():
+    readme = readme_tables.README.read_text("utf-8")
+    assert len(readme_tables.PLACE.findall(readme)) == len(readme_tables.TABLES)
+    assert readme_tables.filled(readme) == readme, "run python benchmarks/readme_tables.py"
+
+
+def test_a_changed_figure_is_noticed():
+    readme = readme_tables.README.read_text("utf-8")
+    name = next(iter(readme_tables.TABLES))
+    assert (
+        readme_tables.filled(readme.replace(f"<!-- {name} -->\n", f"<!-- {name} -->\n9")) == readme
+    )
+
+
+def test_a_program_is_measured():
+    program = "import time; x = bytearray(300 << 20); time.sleep(0.5); print('said')"
+    usage = measure([sys.executable, "-c", program])
+    assert usage.output == "said\n"
+    assert usage.peak_mib > 300
+    assert usage.seconds > 0.5
+    assert usage.cpu_seconds < usage.seconds + 0.5  # sleeping costs nothing
+
+
+def test_a_program_that_fails_ends_the_benchmark():
+    with pytest.raises(SystemExit, match="no such figure"):
+        measure([sys.executable, "-c", "raise ValueError('no such figure')"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "gflop"),
+    [
+        ("vit", 35.1),  # 17.56 billion multiply-adds: timm's figure
+        ("resnet50", 8.2),  # 4.09 billion: torchvision's figure
+        ("efficientnet_lite0", 0.77),  # 0.385 billion: that of Google's EfficientNet-lite page
+    ],
+)
+def test_operations_of_a_network(network, gflop, tmp_path):
+    probes.random_detector(network, tmp_path / network)
+    assert probes.operations(tmp_path / network)["gflop"] == pytest.approx(gflop, rel=0.03)
+
+
+@pytest.mark.slow
+def test_scoring_speed_runs_and_keeps_other_parts(tmp_path):
+    output = tmp_path / "speed.json"
+    output.write_text(json.dumps({"cluster": {"photos": 1, "machine": "", "date": ""}}))
+    command = [sys.executable, "benchmarks/scoring_speed.py", "memory", "networks"]
+    command += ["--memory-crops", "4", "--photos", "2", "--networks", "meso4"]
+    ran = subprocess.run(
+        [*command, "--output", output], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads(output.read_text())
+    assert result["cluster"]["photos"] == 1
+    assert result["networks"]["meso4"]["weights"] == "shipped"
+    assert result["networks"]["meso4"]["crops_per_second"] > 0
+    assert result["memory"]["ratio"] > 0
+    assert "| meso4 | 0.12 |" in ran.stdout
+    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_unknown_part_is_refused():
+    ran = subprocess.run(
+        [sys.executable, "benchmarks/scoring_speed.py", "speed"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 2
+    assert "no such part: speed" in ran.stderr
