@@ -15,7 +15,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import cluster_cost, forgetting, speed_tables, training_speed, tunings
+from benchmarks import (
+    cluster_cost,
+    forgetting,
+    speed_tables,
+    training_curves,
+    training_speed,
+    tunings,
+)
 from benchmarks.measuring import ROOT
 from pipeline.commands import run
 from pipeline.files import atomic_write
@@ -25,6 +32,7 @@ TABLES = {
     "scoring_speed": speed_tables.tables,
     "cluster_cost": cluster_cost.table,
     "training_speed": training_speed.table,
+    "training_curves": training_curves.table,
     "tunings": tunings.table,
     "forgetting": forgetting.table,
 }

@@ -31,6 +31,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_write
 from pipeline.finishing import predict
 from pipeline.metrics import evaluate
+from pipeline.precision import FEWEST_FACES, check_precisions_apart
 from pipeline.recipes import AS_TRAINED
 from pipeline.runtime import Runtime
 from pipeline.training import engine_of, is_first_process, train_on
@@ -101,6 +102,8 @@ def train_further(args: argparse.Namespace) -> int:
     )
     if description is None:  # not the process that writes
         return 0
+    if len(old.validate) >= FEWEST_FACES:
+        check_precisions_apart(target, args.replay)
     code = _judge(before, load_detector(target), new, old, family, target, args.margin)
     if code == 0 and args.push_to_hub:
         print(f"Uploaded to {hub.push(family, args.push_to_hub)}.")

@@ -16,6 +16,7 @@ from pipeline.dataset import Sample, load_dataset
 from pipeline.detector import load_detector
 from pipeline.errors import UserError
 from pipeline.incremental import choose_replay, measure, new_dataset
+from pipeline.precision import FEWEST_FACES
 from pipeline.recipes import AS_TRAINED
 from pipeline.versions import current_version, versions_of
 from tests.tiny_dataset import make_dataset
@@ -197,6 +198,13 @@ def test_it_learns_at_the_rate_that_it_was_trained_with(detector, data):
         for folder in versions_of(detector).values()
     ]
     assert [each["learning_rate"] for each in arguments] == [5e-3, 5e-3]
+
+
+@pytest.mark.slow
+def test_the_new_version_has_its_precision_checked(detector, data, tmp_path):
+    old = make_dataset(tmp_path / "old", train=8, validate=FEWEST_FACES)
+    further(detector, "--new-data", data / "old", "--replay", old, epochs=1)
+    assert load_detector(versions_of(detector)[2]).description["precision"]["order"]
 
 
 def test_another_folder_can_be_written(detector, data, tmp_path):
