@@ -14,15 +14,19 @@ from pipeline import comparison_scores
 from pipeline.calibration import sigmoid
 from pipeline.comparison import compare, worst_mistakes
 from pipeline.comparison_entries import Found, find, kind_of, read_training_data
-from pipeline.comparison_figures import draw_all, file_name
+from pipeline.comparison_figures import draw_all, draw_mistakes, explain_mistakes, file_name
 from pipeline.comparison_report import as_markdown, write_report
 from pipeline.comparison_scores import Scores, score
 from pipeline.errors import UserError
+from pipeline.explanation import Explainer, overlay
+from pipeline.images import read_image, resize
 from pipeline.metrics import delong_test, evaluate
 from pipeline.robustness import CLEAN, GRID
 from pipeline.runtime import Runtime
 from tests.conftest import REPOSITORY
 from tests.shared import SHARED, needs_shared
+from tests.test_explanation import detector_folder
+from tests.tiny_dataset import make_dataset
 from tests.tiny_detectors import make_detector
 
 REAL_GREYS, FAKE_GREYS = [10, 60, 110, 160], [100, 150, 200, 250]
@@ -385,10 +389,11 @@ def test_the_command_writes_the_whole_report_and_resumes(infer, detectors, test_
     ]
     assert float(line["value"]) == 13 / 16
     page = (reports / "index.html").read_text()
-    assert "http" not in page.replace("http-equiv", "") and "data:image/png;base64," in page
+    assert "://" not in page and "data:image/png;base64," in page  # no other hosts
     text = (reports / "README.md").read_text()
     assert text.count("](figures/") == len(figures) // 2
     assert "releases.json: not a detector" in text
+    assert "Without heat maps: " in text and "no model.weights.h5 beside its graph" in text
 
     (detectors[1] / "model.onnx").write_bytes(b"broken since")
     again = infer(*command, "--grid-sample", "0", script="compare_models.py")
@@ -415,3 +420,42 @@ def test_the_gallery_shows_mistakes_only_and_the_worst_first(own_cache, tmp_path
     assert len(missed) == 5 and missed == sorted(missed) and max(missed) < threshold
     assert all(sample.label == 1 for _, _, sample in mistakes[1])
     assert all(probability >= threshold for probability, _, _ in mistakes[0])
+
+
+def test_beside_each_mistake_is_what_speaks_for_fake(own_cache, tmp_path):
+    folder = detector_folder(tmp_path / "weights" / "all_fake", "meso4")
+    faces = make_dataset(tmp_path / "data", train=10, validate=2) / "train"
+    found = find([folder], [faces], None, 0)
+    scores = score(found, tmp_path / "scores.sqlite")
+    [contestant] = found.contestants
+    mistakes = worst_mistakes(contestant, found.sets, scores, 8)
+    heat_maps, sentence = explain_mistakes(contestant, mistakes)
+    assert sentence.startswith("Right of each, what speaks for fake")
+    shown = pictures_in(draw_mistakes(contestant, mistakes, heat_maps))
+    paths = [sample.path for _, _, sample in mistakes[0]]
+    assert len(shown) == len(paths) == 5 and not mistakes[1]
+    explainer = Explainer(contestant.detector)
+    for picture, path in zip(shown, paths, strict=True):
+        pixels = resize(read_image(path), 256, "area")
+        assert (picture[:, :160] == resize(read_image(path), 160, "area")).all()
+        [heat] = explainer.heat_maps(pixels[None])
+        assert (picture[:, 160:] == resize(overlay(pixels, heat, 0.7), 160, "area")).all()
+
+
+def test_a_gallery_that_cannot_be_explained_says_why(detectors, test_sets, tmp_path):
+    found, scores, _ = compared(detectors, test_sets, tmp_path, grid_sample=0)
+    sentences = []
+    for contestant in found.contestants:
+        mistakes = worst_mistakes(contestant, found.sets, scores, 8)
+        heat_maps, sentence = explain_mistakes(contestant, mistakes)
+        assert heat_maps == {}
+        sentences.append(sentence)
+        shown = pictures_in(draw_mistakes(contestant, mistakes, heat_maps))
+        assert len(shown) == sum(map(len, mistakes.values())) > 0
+        assert {picture.shape for picture in shown} == {(160, 160, 3)}
+    assert "bright: heat maps need the network's weights" in sentences[0]
+    assert sentences[2] == "Without heat maps: an ensemble has none but those of its members."
+
+
+def pictures_in(figure) -> list[np.ndarray]:
+    return [np.asarray(image.get_array()) for axes in figure.axes for image in axes.images]
