@@ -3,13 +3,15 @@
 # make test     set up everything, and run all tests
 # make lint     style and formatting
 # make bench    speed of scoring, against what else people use, in the same run
+# make reproduce FACES=…  train the recommended detector again: is it as good as the shipped one?
 # make release  pack the detectors for GitHub Releases: make release BASE_URL=https://…
 
 PYTHON ?= python3
 VENV ?= .venv
+FACES ?= ../shared/faces
 BIN := $(VENV)/bin
 
-.PHONY: demo web test lint bench release
+.PHONY: demo web test lint bench reproduce release
 
 demo: $(VENV)/scoring-is-installed
 	$(BIN)/python infer_xception_efficientnet.py samples --weights weights/efficientnet_lite0
@@ -26,6 +28,9 @@ lint: $(VENV)/everything-is-installed
 
 bench: $(VENV)/everything-is-installed
 	$(BIN)/python benchmarks/scoring_speed.py
+
+reproduce: $(VENV)/everything-is-installed
+	$(BIN)/python benchmarks/reproduce.py --data "$(FACES)"
 
 release: $(VENV)/scoring-is-installed
 	$(BIN)/python -m pipeline.release --base-url $(BASE_URL)
