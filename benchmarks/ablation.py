@@ -41,6 +41,7 @@ VARIANTS = {
     "all blended": "--self-blended 1",
     "smoothed": "--label-smoothing 0.1",
     "mixup": "--mixup 0.2",
+    "cutmix": "--cutmix 1",
     "together": f"--balance generator --self-blended 0.3 {HARSH}",
 }
 # What a test set is judged by, the first that it has: without fakes there is no AUC.
