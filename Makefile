@@ -3,8 +3,8 @@
 # make test     set up everything, and run all tests
 # make lint     style and formatting
 # make bench    speed of scoring, against what else people use, in the same run
-# make reproduce FACES=…  train the recommended detector again: is it as good as the shipped one?
 # make release  pack the detectors for GitHub Releases: make release BASE_URL=https://…
+# make reproduce FACES=…  train the recommended detector again: is it as good as the shipped one?
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,11 +29,11 @@ lint: $(VENV)/everything-is-installed
 bench: $(VENV)/everything-is-installed
 	$(BIN)/python benchmarks/scoring_speed.py
 
-reproduce: $(VENV)/everything-is-installed
-	$(BIN)/python benchmarks/reproduce.py --data "$(FACES)"
-
 release: $(VENV)/scoring-is-installed
 	$(BIN)/python -m pipeline.release --base-url $(BASE_URL)
+
+reproduce: $(VENV)/everything-is-installed
+	$(BIN)/python benchmarks/reproduce.py --data "$(FACES)"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
