@@ -4,12 +4,14 @@
 # make lint     style and formatting
 # make bench    speed of scoring and training, against what else people use, in the same run
 # make release  pack the detectors for GitHub Releases: make release BASE_URL=https://…
+# make reproduce FACES=…  train the recommended detector again: is it as good as the shipped one?
 
 PYTHON ?= python3
 VENV ?= .venv
+FACES ?= ../shared/faces
 BIN := $(VENV)/bin
 
-.PHONY: demo web test lint bench release
+.PHONY: demo web test lint bench reproduce release
 
 demo: $(VENV)/scoring-is-installed
 	$(BIN)/python infer_xception_efficientnet.py samples --weights weights/efficientnet_lite0
@@ -32,6 +34,9 @@ bench: $(VENV)/everything-is-installed
 
 release: $(VENV)/scoring-is-installed
 	$(BIN)/python -m pipeline.release --base-url $(BASE_URL)
+
+reproduce: $(VENV)/everything-is-installed
+	$(BIN)/python benchmarks/reproduce.py --data "$(FACES)"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -22,6 +22,9 @@ fingerprint of its training data. To leave one generator out, train without it, 
     cp -rl dataset/ without/ && rm -r without/*/fake/stylegan
     python train_meso.py --data without/ --output weights/meso4-without-stylegan
 
+--record writes the mean AUC on unseen kinds into the detector.json and the model card of each
+detector that was trained here; the web page shows it.
+
 Stopped? The same command goes on where it was: every score is kept in <output>/scores.sqlite.
 Exit codes: 0 all done; 1 something was broken and left out; 2 wrong use; 130 Ctrl-C.
 """
@@ -53,6 +56,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="FILE.csv",
         help="which kinds each detector has seen (weights/kinds.csv)",
     )
+    add("--record", action="store_true", help="the AUC on unseen kinds, in the detector folders")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     return parser
 
@@ -63,6 +67,7 @@ def main() -> int:
     from pipeline.comparison import compare  # these need seconds to import
     from pipeline.comparison_entries import find, read_training_data
     from pipeline.comparison_figures import draw_all
+    from pipeline.comparison_record import record_unseen
     from pipeline.comparison_report import summary_table, write_report
     from pipeline.comparison_scores import score
 
@@ -78,6 +83,9 @@ def main() -> int:
     figures = draw_all(found, scores, results, args.output / "figures")
     write_report(args.output, results, figures)
     print(summary_table(results))
+    if args.record:
+        for sentence in record_unseen(found, scores, training_data, args.detectors):
+            print(sentence, file=sys.stderr)
     print(f"The whole report: {args.output / 'index.html'}", file=sys.stderr)
     return 1 if results["failed"] else 0
 

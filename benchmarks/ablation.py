@@ -41,6 +41,7 @@ VARIANTS = {
     "all blended": "--self-blended 1",
     "smoothed": "--label-smoothing 0.1",
     "mixup": "--mixup 0.2",
+    "cutmix": "--cutmix 1",
     "together": f"--balance generator --self-blended 0.3 {HARSH}",
 }
 # What a test set is judged by, the first that it has: without fakes there is no AUC.
@@ -69,7 +70,7 @@ def main() -> None:
         for name, options in variants.items():
             folder = args.output.resolve() / re.sub(r"\W+", "-", name) / f"seed-{seed}"
             train([*common, *shlex.split(options), "--seed", str(seed)], folder)
-            figures = test(folder, args.tests)
+            figures = test(folder, args.tests, folder.with_name(f"{folder.name}.scores.sqlite"))
             results.append({"variant": name, "options": options, "seed": seed, "tests": figures})
             report(results, args.output)
     print((args.output / "ablation.md").read_text(encoding="utf-8"))
@@ -87,30 +88,39 @@ def train(command: list[str], folder: Path) -> None:
 
     Raises UserError where the training fails, or `folder` comes from another command.
     """
-    note = folder.with_name(f"{folder.name}.command.json")
-    if note.exists():
-        earlier = json.loads(note.read_text(encoding="utf-8"))
-        if earlier != command:
-            raise UserError(
-                f"{folder} was trained by another command, `{shlex.join(earlier)}`: choose another "
-                "--output or another name for the variant."
-            )
-    else:
-        with atomic_write(note) as file:
-            json.dump(command, file)
-    if (folder / "detector.json").exists():
+    if is_trained(command, folder):
         return
     print(f"{folder.parent.name}, {folder.name}: {shlex.join(command)}", file=sys.stderr)
     script, *options = command
     run_script([script], [*options, "--output", folder, "--resume"])
 
 
-def test(folder: Path, tests: list[Path]) -> dict:
-    """Test set → the figures of a detector folder (metrics.evaluate); each picture scored once."""
+def is_trained(command: list[str], folder: Path) -> bool:
+    """Whether a training has written its detector folder; notes by which command it is trained.
+
+    Raises UserError where that was another one.
+    """
+    note = folder.with_name(f"{folder.name}.command.json")
+    if note.exists():
+        earlier = json.loads(note.read_text(encoding="utf-8"))
+        if earlier != command:
+            raise UserError(
+                f"{folder} was trained by another command, `{shlex.join(earlier)}`: choose another "
+                "--output, or another name for a variant."
+            )
+    else:
+        with atomic_write(note) as file:
+            json.dump(command, file)
+    return (folder / "detector.json").exists()
+
+
+def test(folder: Path, tests: list[Path], store: Path) -> dict:
+    """Test set → the figures of a detector folder (metrics.evaluate); each picture is scored once,
+    and the scores are kept in the SQLite file `store`."""
     found = find([folder], tests, sample=None, grid_sample=0)
     if found.failed:
         raise UserError(" ".join(found.failed))
-    scores = score(found, folder.with_name(f"{folder.name}.scores.sqlite"))
+    scores = score(found, store)
     [contestant] = found.contestants
     threshold = contestant.calibration.threshold
     return {

@@ -54,7 +54,11 @@ class Batches:
     training moved towards the middle by `label_smoothing` (0…1; 0.1 makes them 0.05 and 0.95).
     With `mixup` above 0, each training picture is mixed with the next one of its batch, and so are
     the labels, by a share from a Beta(mixup, mixup) distribution (Zhang et al., "mixup: Beyond
-    Empirical Risk Minimization", ICLR 2018). For `self_blended` and `balance` see sampling.Epochs.
+    Empirical Risk Minimization", ICLR 2018). With `cutmix` above 0, the next one takes a rectangle
+    of it instead, whose part of the area is one minus a share from Beta(cutmix, cutmix) before what
+    lies outside is cut off, and the labels are mixed by the areas (Yun et al., "CutMix:
+    Regularization Strategy to Train Strong Classifiers with Localizable Features", ICCV 2019).
+    Only one of the two can be. For `self_blended` and `balance` see sampling.Epochs.
     `batch_size` counts the pictures of one step in this process; where `world` processes train
     together, each takes another part of the same order, the one of its `rank`.
     """
@@ -76,6 +80,7 @@ class Batches:
         balance: str = "none",
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
+        cutmix: float = 0.0,
     ):
         self.epochs = Epochs(train, self_blended, balance, seed)
         self.batch_size = min(batch_size, max(1, len(self.epochs) // world))
@@ -86,7 +91,9 @@ class Batches:
         self._size, self._filter = architecture.input_size, resize_filter
         self._augmentation, self._seed = augmentation, seed
         self._rank, self._world = rank, world
-        self._label_smoothing, self._mixup = label_smoothing, mixup
+        self._label_smoothing = label_smoothing
+        assert not (mixup and cutmix)
+        self._mixing = (_blended, mixup) if mixup else (_pasted, cutmix) if cutmix else None
         self._blender = SelfBlender(self._size) if self_blended else None
         cache_bytes = _a_third_of_the_memory() if cache_bytes is None else cache_bytes
         self._pictures = PictureCache(self._shrink, cache_bytes * 3 // 4)
@@ -116,7 +123,7 @@ class Batches:
         pixels = np.stack(list(self._pool.map(self._augmented, [epoch] * len(samples), numbers)))
         labels = np.array([[sample.label] for sample in samples], np.float32)
         labels += self._label_smoothing * (0.5 - labels)
-        if self._mixup:
+        if self._mixing:
             pixels, labels = self._mixed(epoch, numbers, pixels, labels)
         return pixels, labels
 
@@ -140,18 +147,12 @@ class Batches:
     def _mixed(
         self, epoch: int, numbers: Sequence[int], pixels: np.ndarray, labels: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
+        mix, alpha = self._mixing
         # The 1 makes it another sequence than that of the picture.
-        shares = [
-            np.random.default_rng((self._seed, epoch, int(number), 1)).beta(
-                self._mixup, self._mixup
-            )
-            for number in numbers
-        ]
+        sources = (np.random.default_rng((self._seed, epoch, int(n), 1)) for n in numbers)
+        pairs = zip(pixels, np.roll(pixels, -1, 0), sources, strict=True)
+        mixed, shares = zip(*(mix(*pair, alpha) for pair in pairs), strict=True)
         shares = np.array(shares, np.float32)[:, None]
-        mixed = [
-            cv2.addWeighted(picture, float(share), other, 1 - float(share), 0)
-            for picture, other, (share,) in zip(pixels, np.roll(pixels, -1, 0), shares, strict=True)
-        ]
         return np.stack(mixed), shares * labels + (1 - shares) * np.roll(labels, -1, 0)
 
     def _shrink(self, image: np.ndarray) -> np.ndarray:
@@ -164,6 +165,30 @@ class Batches:
 
     def _resize(self, image: np.ndarray) -> np.ndarray:
         return resize(image, self._size, self._filter)
+
+
+# Two ways to mix a picture with another one, both (size, size, 3) uint8: the mixed picture, and the
+# share of the first (0…1).
+
+
+def _blended(
+    picture: np.ndarray, other: np.ndarray, random: np.random.Generator, alpha: float
+) -> tuple[np.ndarray, float]:
+    share = float(np.float32(random.beta(alpha, alpha)))
+    return cv2.addWeighted(picture, share, other, 1 - share, 0), share
+
+
+def _pasted(
+    picture: np.ndarray, other: np.ndarray, random: np.random.Generator, alpha: float
+) -> tuple[np.ndarray, float]:
+    size = len(picture)
+    half = size * np.sqrt(1 - random.beta(alpha, alpha)) / 2
+    centre = random.uniform(0, size, 2)
+    top, left = np.rint(np.maximum(centre - half, 0)).astype(int)
+    bottom, right = np.rint(np.minimum(centre + half, size)).astype(int)
+    mixed = picture.copy()
+    mixed[top:bottom, left:right] = other[top:bottom, left:right]
+    return mixed, 1 - (bottom - top) * (right - left) / size**2
 
 
 def _a_third_of_the_memory() -> int:

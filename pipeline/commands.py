@@ -407,7 +407,10 @@ def _chosen_settings(
             parser.error(f"--{name.replace('_', '-')} is no setting of {what}")
     if "augmentation" in given:
         given["augmentation"] = replace(recipe["augmentation"], **given["augmentation"])
-    return recipe | given
+    chosen = recipe | given
+    if chosen.get("mixup") and chosen.get("cutmix"):
+        parser.error("--mixup and --cutmix mix the same pictures: choose one of them")
+    return chosen
 
 
 def probability(text: str) -> float:
@@ -501,6 +504,11 @@ _SETTINGS: dict[str, dict] = {
         "type": not_negative,
         "metavar": "ALPHA",
         "help": "mix pictures by shares from Beta(ALPHA, ALPHA); 0: not at all",
+    },
+    "cutmix": {
+        "type": not_negative,
+        "metavar": "ALPHA",
+        "help": "the same by pasting a part of one into the other; not along with --mixup",
     },
     "tuning": {
         "choices": ("full", "lora", "norm", "probe"),

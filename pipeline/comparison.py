@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -102,15 +102,9 @@ def _description(contestant: Contestant, found: Found, scores: Scores) -> dict:
         "threshold": contestant.calibration.threshold,
         "rule": contestant.calibration.rule,
     }
-    areas = []
-    for test_set in found.sets:
-        if scores.can_be_ranked(test_set):
-            labels, probabilities = scores.labelled(contestant, test_set)
-            areas.append(auc_covariance(labels, probabilities[None]))
-    if areas:
-        mean = float(np.mean([area[0] for area, _ in areas]))
-        half = 1.96 * float(np.sqrt(sum(variance[0, 0] for _, variance in areas))) / len(areas)
-        described["mean_auc"] = Estimate(mean, max(0.0, mean - half), min(1.0, mean + half))
+    ranked = [test_set for test_set in found.sets if scores.can_be_ranked(test_set)]
+    if ranked:
+        described["mean_auc"] = mean_auc(contestant, ranked, scores)
     if detector is None:
         parts = [_description(member, found, scores) for member in contestant.members]
         return described | {
@@ -124,6 +118,18 @@ def _description(contestant: Contestant, found: Found, scores: Scores) -> dict:
         "megabytes": detector.graph.stat().st_size / 1e6,
         "minutes": contestant.training.get("minutes"),
     }
+
+
+def mean_auc(contestant: Contestant, sets: Sequence[TestSet], scores: Scores) -> Estimate:
+    """The mean of its AUCs on sets that can be ranked, at least one; the interval is DeLong's, as
+    of sets that share no picture."""
+    areas = []
+    for test_set in sets:
+        labels, probabilities = scores.labelled(contestant, test_set)
+        areas.append(auc_covariance(labels, probabilities[None]))
+    mean = float(np.mean([area[0] for area, _ in areas]))
+    half = 1.96 * float(np.sqrt(sum(variance[0, 0] for _, variance in areas))) / len(areas)
+    return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half))
 
 
 def count_parameters(graph: Path) -> int:

@@ -19,8 +19,10 @@ from matplotlib.figure import Figure
 
 from pipeline.comparison import worst_mistakes
 from pipeline.comparison_entries import Contestant, Found, TestSet
-from pipeline.comparison_scores import Scores
+from pipeline.comparison_scores import Scores, input_of
 from pipeline.dataset import CLASS_NAMES, FAKE, REAL
+from pipeline.errors import UserError
+from pipeline.explanation import Explainer, overlay
 from pipeline.files import atomic_write
 from pipeline.images import read_image, resize
 from pipeline.metrics import bootstrap_weights, roc
@@ -28,10 +30,11 @@ from pipeline.robustness import GRID
 
 MISTAKES = 8  # of each class in a gallery
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (10, 2)), (0, (2, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _CHANCE = {"color": "0.55", "linewidth": 1, "linestyle": (0, (1, 3))}
 _COLUMNS = 3
+_OPACITY = 0.7  # of the heat: with less of it, a grey print shows the face's light as heat
 
 
 def draw_all(found: Found, scores: Scores, results: dict, folder: Path) -> dict[str, str]:
@@ -85,10 +88,12 @@ def draw_all(found: Found, scores: Scores, results: dict, folder: Path) -> dict[
     for contestant in found.contestants:
         mistakes = worst_mistakes(contestant, found.sets, scores, MISTAKES)
         if any(mistakes.values()):
+            heat_maps, sentence = explain_mistakes(contestant, mistakes)
             keep(
                 f"mistakes-{file_name(contestant.label)}",
-                f"{contestant.label}: its worst mistakes, with the fake_probability that it gave.",
-                draw_mistakes(contestant, mistakes),
+                f"{contestant.label}: its worst mistakes, with the fake_probability that it gave. "
+                + sentence,
+                draw_mistakes(contestant, mistakes, heat_maps),
             )
     return drawn
 
@@ -224,45 +229,68 @@ def draw_speed(results: dict, style: dict[str, dict]) -> Figure:
     axes.set(xscale="log", xlabel="milliseconds a picture, network alone", ylabel="mean AUC")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(_few_minor_labels)
+    axes.tick_params(axis="x", which="both", length=3.5, pad=3.5)
     axes.margins(x=0.25, y=0.15)
     axes.grid(color="0.9")
     _legend_below(figure, axes)
     return figure
 
 
-def draw_mistakes(contestant: Contestant, mistakes: dict) -> Figure:
-    """The pictures of `comparison.worst_mistakes`, a row for each class."""
-    rows = [label for label in (FAKE, REAL) if mistakes[label]]
-    figure, axes = plt.subplots(
-        len(rows),
-        MISTAKES,
-        figsize=(1.25 * MISTAKES + 0.4, 1.95 * len(rows)),
-        squeeze=False,
-        layout="constrained",
+def explain_mistakes(contestant: Contestant, mistakes: dict) -> tuple[dict[Path, np.ndarray], str]:
+    """The heat maps of `comparison.worst_mistakes`: a picture's path → what the network was fed,
+    under what speaks for fake there, (size, size, 3) uint8 RGB.
+
+    And a sentence that says what they show, or why there are none.
+    """
+    detector = contestant.detector
+    if detector is None:
+        return {}, "Without heat maps: an ensemble has none but those of its members."
+    try:
+        explainer = Explainer(detector)
+    except UserError as error:
+        return {}, f"Without heat maps: {error}"
+    paths = [sample.path for of_class in mistakes.values() for _, _, sample in of_class]
+    pixels = np.stack([input_of(detector)(read_image(path)) for path in paths])
+    overlaid = (
+        overlay(*pair, _OPACITY) for pair in zip(pixels, explainer.heat_maps(pixels), strict=True)
     )
+    return dict(zip(paths, overlaid, strict=True)), (
+        "Right of each, what speaks for fake: yellow most, dark blue nothing. A map is scaled to "
+        "its own maximum, so that a fake that was not noticed has one, too."
+    )
+
+
+def draw_mistakes(
+    contestant: Contestant, mistakes: dict, heat_maps: dict[Path, np.ndarray]
+) -> Figure:
+    """The pictures of `comparison.worst_mistakes`, a group for each class; beside each its heat map
+    of `explain_mistakes` where there is one."""
+    classes = [label for label in (FAKE, REAL) if mistakes[label]]
+    columns = MISTAKES // 2 if heat_maps else MISTAKES
+    rows = [math.ceil(len(mistakes[label]) / columns) for label in classes]
+    height = 0.5 + 0.3 * len(classes) + 1.7 * sum(rows)
+    figure = plt.figure(figsize=(10.4, height), layout="constrained")
+    heading = "; right of each picture, what speaks for fake (brighter: more)" if heat_maps else ""
+    figure.suptitle(contestant.label + heading)
+    groups = figure.subfigures(len(classes), 1, squeeze=False, height_ratios=rows)[:, 0]
     titles = {FAKE: "fake, not noticed", REAL: "real, called fake"}
-    for label, row in zip(rows, axes, strict=True):
-        for axis in row:
+    for label, group, lines in zip(classes, groups, rows, strict=True):
+        group.suptitle(titles[label], fontsize="medium")
+        axes = group.subplots(lines, columns, squeeze=False).ravel()
+        for axis in axes:
             axis.set_axis_off()
-        for axis, (probability, set_name, sample) in zip(row, mistakes[label], strict=False):
-            axis.imshow(resize(read_image(sample.path), 160, "area"))
-            axis.set_title(f"{_broken(set_name)}\n{probability:.1%}", fontsize=7)
-        row[0].text(
-            -0.12,
-            0.5,
-            titles[label],
-            transform=row[0].transAxes,
-            rotation=90,
-            ha="center",
-            va="center",
-            fontsize=8,
-        )
-    figure.suptitle(contestant.label, fontsize="medium")
+        for axis, (probability, set_name, sample) in zip(axes, mistakes[label], strict=False):
+            pictures = [read_image(sample.path)]
+            if sample.path in heat_maps:
+                pictures.append(heat_maps[sample.path])
+            axis.imshow(np.hstack([resize(picture, 160, "area") for picture in pictures]))
+            axis.set_title(f"{_broken(set_name)}\n{probability:.1%}", fontsize=8)
     return figure
 
 
 def _roc(axes: Axes, test_set: TestSet, found: Found, scores: Scores, style: dict) -> None:
     grid = np.linspace(0, 1, 201)
+    opacity = 0.4 / max(3, len(found.contestants))  # many bands would run into one
     axes.plot([0, 1], [0, 1], **_CHANCE, label="chance")
     for contestant in found.contestants:
         labels, probabilities = scores.labelled(contestant, test_set)
@@ -273,7 +301,7 @@ def _roc(axes: Axes, test_set: TestSet, found: Found, scores: Scores, style: dic
         ]
         low, high = np.percentile(curves, [2.5, 97.5], axis=0)
         look = style[contestant.label]
-        axes.fill_between(grid, low, high, color=look["color"], alpha=0.13, linewidth=0)
+        axes.fill_between(grid, low, high, color=look["color"], alpha=opacity, linewidth=0)
         whole = roc(labels, probabilities)
         axes.plot(
             whole.false_alarms[0],
@@ -326,7 +354,7 @@ def _confusion(axes: Axes, shares: np.ndarray, images: tuple[int, int]) -> None:
     axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (label, called), share in np.ndenumerate(shares):
         text = "–" if np.isnan(share) else f"{share:.1%}\n{round(share * images[label])}"
-        colour = "white" if share > 0.55 else "black"
+        colour = "white" if share > 0.7 else "black"
         axes.text(called, label, text, ha="center", va="center", fontsize=9, color=colour)
     axes.axhline(0.5, color="white", linewidth=1.5)  # two dark cells would run into each other
     axes.axvline(0.5, color="white", linewidth=1.5)

@@ -5,8 +5,10 @@ training from and a model card lie beside them. Nothing in it is a pickle.
 """
 
 import contextlib
+import copy
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
@@ -165,3 +167,19 @@ def write_detector(target: Path, description: dict) -> Iterator[Path]:
         with atomic_write(new / "detector.json") as file:
             json.dump({"format": FORMAT, **description, "files": checksums}, file, indent=1)
             file.write("\n")
+
+
+@contextlib.contextmanager
+def change_detector(
+    detector: Detector, without: Collection[str] = ()
+) -> Iterator[tuple[Path, dict]]:
+    """Give the block a copy of a detector folder, but for the files `without`, and the sections of
+    its detector.json, both to be changed; then let it replace the detector, as write_detector."""
+    description = copy.deepcopy(detector.description)
+    names = description.pop("files")
+    with write_detector(detector.folder, description) as new:
+        for name in names:
+            if name not in without:
+                (new / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(detector.folder / name, new / name)
+        yield new, description

@@ -222,11 +222,6 @@ def _scaled(evidence: np.ndarray, size: int) -> np.ndarray:
 
 
 def _keras_network(detector: Detector, weights: Path):
-    # TensorFlow and triton, which torch's side may import later, bring an LLVM each: Python crashes
-    # unless triton comes first.
-    with contextlib.suppress(ImportError):
-        import triton  # noqa: F401
-
     from pipeline import keras_backend
 
     keras_backend.choose("cpu")

@@ -249,6 +249,10 @@ def _tensorflow_sees_a_gpu() -> bool:
 
 
 def _tensorflow():
+    # TensorFlow and triton, which torch's side may import later, bring an LLVM each: Python crashes
+    # unless triton comes first.
+    with contextlib.suppress(ImportError):
+        import triton  # noqa: F401
     with quiet_stderr():  # TensorFlow tells at length which devices it has not found
         import tensorflow as tf
 

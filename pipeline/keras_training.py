@@ -112,6 +112,7 @@ def train(
         balance=recipe.balance,
         label_smoothing=recipe.label_smoothing,
         mixup=recipe.mixup,
+        cutmix=recipe.cutmix,
     )
     model = fit(architecture, recipe, batches, start, run, resume)
     return finished_network(model, architecture)

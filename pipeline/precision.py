@@ -12,7 +12,6 @@ goes by it. The folder is replaced as a whole, at the end.
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ import numpy as np
 
 from pipeline.commands import positive_int, run, script_parser
 from pipeline.dataset import Sample, load_dataset
-from pipeline.detector import INT8_GRAPH, Detector, load_detector, write_detector
+from pipeline.detector import INT8_GRAPH, Detector, change_detector, load_detector
 from pipeline.errors import ImageError, UserError
 from pipeline.images import read_image, resize
 from pipeline.runtime import PRECISIONS, Runtime, is_available, openvino_core, ov
@@ -70,16 +69,7 @@ def choose_precision(folder: Path, data: Path, faces: int = 600, calibrate_on: i
             f"{data}: a precision is checked on at least {FEWEST_FACES} validation pictures, and "
             f"these are {len(checked_on)}."
         )
-    description = {
-        name: value
-        for name, value in detector.description.items()
-        if name not in ("format", "files", "precision")
-    }
-    with write_detector(folder, description) as new:
-        for name in detector.description["files"]:
-            if name not in INT8_GRAPH:
-                (new / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(folder / name, new / name)
+    with change_detector(detector, without=INT8_GRAPH) as (new, description):
         _quantise(detector, _pictures(detector, _spread(dataset.train, calibrate_on)), new)
         section = check_precisions(detector, new, checked_on)
         if "int8" not in section["order"]:

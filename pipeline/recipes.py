@@ -20,6 +20,7 @@ KERAS = {
     "balance": "none",
     "label_smoothing": 0.0,
     "mixup": 0.0,
+    "cutmix": 0.0,
 }
 TORCH = {
     **KERAS,

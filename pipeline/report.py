@@ -30,6 +30,11 @@ def write_model_card(
     """
     _draw_roc(folder / "roc.png", description, labels, probabilities)
     _draw_reliability(folder / "reliability.png", description, labels, probabilities)
+    write_card_text(folder, description)
+
+
+def write_card_text(folder: Path, description: dict) -> None:
+    """Write README.md alone: what detector.json has learned since the figures were drawn."""
     (folder / "README.md").write_text(_card(description), encoding="utf-8")
 
 
@@ -70,7 +75,7 @@ The best epoch, the temperature and the threshold were chosen on them, so they f
 {metrics["ece"]:.3f} |
 
 ![ROC curve](roc.png) ![reliability diagram](reliability.png)
-
+{_unseen(metrics)}
 ## Verdicts
 
 `fake` from a fake_probability of {calibration["threshold"]:.3f} on (rule: {calibration["rule"]});
@@ -97,6 +102,24 @@ Data: {training["data"]} (fingerprint `{training["fingerprint"][:16]}`).
 ## Licence of the data
 
 {training["data_licence"]}
+"""
+
+
+def _unseen(metrics: dict) -> str:
+    """The section on what `comparison_record` has written down; empty without."""
+    if "unseen_auc" not in metrics:
+        return ""
+    low, high = metrics["unseen_auc_95"]
+    measured = metrics["unseen_measured"]
+    sets = "; ".join(
+        f"{name} ({images['real']:,} real, {images['fake']:,} fake)"
+        for name, images in measured["sets"].items()
+    )
+    return f"""
+## Results on kinds of fakes that it has not seen
+
+AUC {metrics["unseen_auc"]:.3f} (95 % interval {low:.3f}–{high:.3f}, DeLong), the mean over these
+test sets, measured on {measured["date"]}: {sets}.
 """
 
 

@@ -12,7 +12,8 @@ from pipeline.files import atomic_write
 def open_run(output: Path, settings: dict, resume: bool, write: bool = True) -> Path:
     """Make the folder of a new training for the detector folder `output`, or find it again.
 
-    `settings` is all that shapes the weights, JSON-able; a resumed training must have the same.
+    `settings` is all that shapes the weights, JSON-able; a resumed training must have the same, but
+    for those at 0 that it did not know yet.
     With `write` false, in a process that trains along with the one that writes, only its path.
     Raises UserError where it has not, and where an unfinished training would be overwritten.
     """
@@ -29,8 +30,10 @@ def open_run(output: Path, settings: dict, resume: bool, write: bool = True) -> 
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete {run} to start anew.") from error
     if resume and earlier is not None:
-        both = settings | earlier
-        changed = [name for name in both if settings.get(name) != earlier.get(name)]
+        # A setting that the program did not have then and that is off has changed nothing.
+        new_and_off = {name for name in settings if name not in earlier and settings[name] == 0}
+        both = (settings | earlier).keys() - new_and_off
+        changed = sorted(name for name in both if settings.get(name) != earlier.get(name))
         if changed:
             listed = ", ".join(
                 f"{name} (was {earlier.get(name)}, is {settings.get(name)})" for name in changed

@@ -151,6 +151,7 @@ def train(
         balance=recipe.balance,
         label_smoothing=recipe.label_smoothing,
         mixup=recipe.mixup,
+        cutmix=recipe.cutmix,
     )
     trainer = _Trainer(classifier, recipe, batches, architecture.scaling, run)
     checkpoint = trainer.progress.find_checkpoint() if resume else None

@@ -46,10 +46,11 @@ class Recipe:
     target_accuracy: float | None  # training stops once the validation accuracy reaches it
     augmentation: Augmentation
     resize_filter: str
-    self_blended: float = 0.0  # for these four see batches.Batches
+    self_blended: float = 0.0  # for these five see batches.Batches
     balance: str = "none"
     label_smoothing: float = 0.0
     mixup: float = 0.0
+    cutmix: float = 0.0
 
     def check(self, architecture: Architecture) -> None:
         """Raise UserError, at once, where this network cannot be trained so."""

@@ -14,6 +14,8 @@ from pipeline.detector import check_folder
 from pipeline.errors import UserError
 from pipeline.files import recover_folder, replace_folder, sha256_of
 
+_VERSIONS = ".versions"  # what the name of a detector's folder of versions ends with
+
 
 def versions_of(detector: Path) -> dict[int, Path]:
     """Number → folder of the versions that are there, in order."""
@@ -32,6 +34,23 @@ def current_version(detector: Path) -> int | None:
         if sha256_of(folder / "detector.json") == in_use:
             return number
     return None
+
+
+def copies_of(detector: Path) -> list[Path]:
+    """The other folders of a detector's family that hold the same: of the one in use the version
+    that it is, and the other way round."""
+    detector = Path(os.path.abspath(detector))
+    family = detector
+    if detector.parent.suffix == _VERSIONS:
+        family = detector.parent.with_suffix("")
+    content = sha256_of(detector / "detector.json")
+    return [
+        folder
+        for folder in (family, *versions_of(family).values())
+        if folder != detector
+        and (folder / "detector.json").exists()
+        and sha256_of(folder / "detector.json") == content
+    ]
 
 
 def keep_version(detector: Path) -> int:
@@ -83,4 +102,4 @@ def _link(source: str, target: str) -> None:
 
 
 def _home(detector: Path) -> Path:
-    return detector.with_name(f"{detector.name}.versions")
+    return detector.with_name(detector.name + _VERSIONS)

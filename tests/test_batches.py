@@ -9,7 +9,7 @@ from PIL import Image
 
 from models import ARCHITECTURES
 from pipeline.augmentation import NO_AUGMENTATION, Augmentation
-from pipeline.batches import Batches, PictureCache
+from pipeline.batches import Batches, PictureCache, _pasted
 from pipeline.dataset import FAKE, REAL, Dataset, Sample, load_dataset
 from pipeline.errors import UserError
 from pipeline.images import read_image, resize
@@ -276,3 +276,43 @@ def test_mixed_pictures_are_mixed_with_the_next_one_and_so_are_their_labels(tmp_
     for one, other in zip(mixing.augmented(0, numbers), (mixed, soft), strict=True):
         np.testing.assert_array_equal(one, other)
     assert (mixing.augmented(1, numbers)[0] != mixed).any()
+
+
+def test_pasted_pictures_hold_a_rectangle_of_the_next_one_and_so_much_of_its_label(tmp_path):
+    dataset = load_dataset(make_dataset(tmp_path, train=16, validate=2))
+    plain, pasting = (make_batches(dataset, 8, cutmix=cutmix) for cutmix in (0.0, 1.0))
+    numbers = pasting.order(0)[:8]
+    pixels, labels = plain.augmented(0, numbers)
+    mixed, soft = pasting.augmented(0, numbers)
+    assert mixed.dtype == np.uint8 and soft.dtype == np.float32
+    shares = []
+    for i in range(8):
+        j = (i + 1) % 8
+        changed = (mixed[i] != pixels[i]).any(-1)
+        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        np.testing.assert_array_equal(mixed[i][box], pixels[j][box])
+        share = 1 - mixed[i][box].shape[0] * mixed[i][box].shape[1] / changed.size
+        expected = share * labels[i, 0] + (1 - share) * labels[j, 0]
+        assert soft[i, 0] == pytest.approx(expected, abs=0.02)  # edges may look the same
+        shares.append(share)
+    assert len({round(share, 2) for share in shares}) > 4
+    for one, other in zip(pasting.augmented(0, numbers), (mixed, soft), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (pasting.augmented(1, numbers)[0] != mixed).any()
+
+
+def test_the_pasted_part_is_as_large_as_asked_for():
+    """A square of area a that is cut off at the edges keeps (√a − a/4)² on average: where a is
+    uniform, as with ALPHA 1, 1/2 − 1/5 + 1/48. A small ALPHA pastes all or nothing."""
+    black, white = np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8)
+    shares = {}
+    for alpha in (1.0, 0.05):
+        mixed, shares[alpha] = zip(
+            *(_pasted(black, white, np.random.default_rng(seed), alpha) for seed in range(2000)),
+            strict=True,
+        )
+        assert [1 - picture.mean() / 255 for picture in mixed] == pytest.approx(shares[alpha])
+    assert np.mean(shares[1.0]) == pytest.approx(1 - (1 / 2 - 1 / 5 + 1 / 48), abs=0.02)
+    assert np.mean(np.array(shares[1.0]) > 0.99) < 0.1 < np.mean(np.array(shares[0.05]) > 0.99)
+    assert not black.any(), "the picture itself stays"

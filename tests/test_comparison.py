@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import sqlite3
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,23 @@ from pipeline import comparison_scores
 from pipeline.calibration import sigmoid
 from pipeline.comparison import compare, worst_mistakes
 from pipeline.comparison_entries import Found, find, kind_of, read_training_data
-from pipeline.comparison_figures import draw_all, file_name
+from pipeline.comparison_figures import draw_all, draw_mistakes, explain_mistakes, file_name
+from pipeline.comparison_record import record_unseen
 from pipeline.comparison_report import as_markdown, write_report
 from pipeline.comparison_scores import Scores, score
+from pipeline.detector import load_detector
 from pipeline.errors import UserError
+from pipeline.explanation import Explainer, overlay
+from pipeline.images import read_image, resize
+from pipeline.installed import find_installed
 from pipeline.metrics import delong_test, evaluate
 from pipeline.robustness import CLEAN, GRID
 from pipeline.runtime import Runtime
-from tests.conftest import REPOSITORY
+from pipeline.versions import current_version, keep_version, next_version, versions_of
+from tests.conftest import DETECTOR, REPOSITORY
 from tests.shared import SHARED, needs_shared
+from tests.test_explanation import detector_folder
+from tests.tiny_dataset import make_dataset
 from tests.tiny_detectors import make_detector
 
 REAL_GREYS, FAKE_GREYS = [10, 60, 110, 160], [100, 150, 200, 250]
@@ -385,10 +394,11 @@ def test_the_command_writes_the_whole_report_and_resumes(infer, detectors, test_
     ]
     assert float(line["value"]) == 13 / 16
     page = (reports / "index.html").read_text()
-    assert "http" not in page.replace("http-equiv", "") and "data:image/png;base64," in page
+    assert "://" not in page and "data:image/png;base64," in page  # no other hosts
     text = (reports / "README.md").read_text()
     assert text.count("](figures/") == len(figures) // 2
     assert "releases.json: not a detector" in text
+    assert "Without heat maps: " in text and "no model.weights.h5 beside its graph" in text
 
     (detectors[1] / "model.onnx").write_bytes(b"broken since")
     again = infer(*command, "--grid-sample", "0", script="compare_models.py")
@@ -403,6 +413,89 @@ def test_the_command_says_what_is_wrong(infer, detectors, tmp_path):
     assert b"Traceback" not in wrong.stderr and b"nowhere" in wrong.stderr
 
 
+def test_the_auc_on_unseen_kinds_is_recorded(detectors, test_sets, tmp_path):
+    write_greys(tmp_path / "test" / "more" / "real", [10, 60, 90])
+    write_greys(tmp_path / "test" / "more" / "fake", [200, 250])
+    sets = [*test_sets, tmp_path / "test" / "more"]
+    before = (detectors[1] / "detector.json").read_bytes()
+    found, scores, _ = compared(detectors, sets, tmp_path, grid_sample=0)
+    seen = {"bright": {"other"}, "dark": {"greys", "more"}}
+    sentences = record_unseen(found, scores, seen, detectors)
+    assert sentences[0].startswith("bright: AUC 0.906 (0.740–1.000) on unseen kinds (greys, more)")
+    assert sentences[1].startswith("dark: nothing recorded; of no test set with both classes")
+    metrics = load_detector(detectors[0]).description["metrics"]
+    assert metrics["unseen_auc"] == (13 / 16 + 1) / 2
+    low, high = metrics["unseen_auc_95"]
+    variance = 2 * np.var([0.5, 0.75, 1, 1], ddof=1) / 4  # on greys (DeLong); on more it is 0
+    assert low == pytest.approx(metrics["unseen_auc"] - 1.96 * np.sqrt(variance) / 2)
+    assert high == 1
+    assert metrics["unseen_measured"] == {
+        "date": date.today().isoformat(),
+        "sets": {"greys": {"real": 4, "fake": 4}, "more": {"real": 3, "fake": 2}},
+    }
+    assert (detectors[1] / "detector.json").read_bytes() == before
+
+    found, scores, _ = compared(detectors, [sets[0]], tmp_path, grid_sample=0)
+    record_unseen(found, scores, seen, detectors)
+    metrics = load_detector(detectors[0]).description["metrics"]
+    assert metrics["unseen_auc"] == 13 / 16 and list(metrics["unseen_measured"]["sets"]) == [
+        "greys"
+    ]
+
+
+def test_nothing_is_recorded_in_what_is_not_known_or_not_ones_own(detectors, test_sets, tmp_path):
+    found, scores, _ = compared(detectors, test_sets, tmp_path, grid_sample=0)
+    before = [(folder / "detector.json").read_bytes() for folder in detectors]
+    unknown = record_unseen(found, scores, {}, detectors)
+    assert all("nothing recorded; of no test set" in sentence for sentence in unknown)
+    seen = {"bright": {"other"}, "dark": {"other"}}
+    elsewhere = record_unseen(found, scores, seen, [Path("hf-hub:owner/bright")])
+    assert all("weights from elsewhere" in sentence for sentence in elsewhere)
+    assert [(folder / "detector.json").read_bytes() for folder in detectors] == before
+
+    published = json.loads(before[1]) | {"training": {"start": "published"}}
+    (detectors[1] / "detector.json").write_text(json.dumps(published))
+    found, scores, _ = compared(detectors, test_sets, tmp_path, grid_sample=0)
+    make_detector(detectors[0], "meso4", 9, -4, 8)  # trained anew in the meantime
+    sentences = record_unseen(found, scores, seen, detectors)
+    assert sentences[0].endswith("nothing recorded; it was replaced while it was measured.")
+    assert "weights from elsewhere" in sentences[1]
+    for folder in detectors:
+        assert "unseen_auc" not in load_detector(folder).description["metrics"]
+
+
+def test_what_is_recorded_reaches_the_version_in_use(detectors, test_sets, tmp_path):
+    shutil.copytree(detectors[1], next_version(detectors[0]))
+    assert keep_version(detectors[0]) == 2
+    versions = versions_of(detectors[0])
+    for given in (detectors[0], versions[2]):
+        found, scores, _ = compared([given], test_sets, tmp_path, grid_sample=0)
+        record_unseen(found, scores, {"bright": {"other"}}, [given])
+        assert current_version(detectors[0]) == 2
+        assert load_detector(versions[2]).description["metrics"]["unseen_auc"] == 13 / 16
+    assert load_detector(versions[1]).description["metrics"] == {}
+
+
+def test_the_command_records_and_the_card_and_the_page_know(infer, test_sets, tmp_path):
+    folder = shutil.copytree(DETECTOR, tmp_path / "weights" / "meso4")
+    command = [folder, "--data", test_sets[0], "--grid-sample", "0"]
+    done = infer(*command, script="compare_models.py")
+    assert done.returncode == 0, done.stderr.decode()
+    assert load_detector(folder).description == load_detector(DETECTOR).description
+    done = infer(*command, "--record", script="compare_models.py")
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"meso4: AUC 0." in done.stderr and b"on unseen kinds (greys)" in done.stderr
+    found, scores, _ = compared([folder], test_sets[:1], tmp_path, grid_sample=0)
+    _, probabilities = scores.labelled(found.contestants[0], found.sets[0])
+    expected = evaluate(found.sets[0].labels, probabilities, 0.5)["auc"]
+    [installed] = find_installed(tmp_path / "weights")
+    assert installed.unseen_auc == pytest.approx(expected)
+    card = (folder / "README.md").read_text()
+    assert f"AUC {expected:.3f} (95 % interval " in card
+    assert f"measured on {date.today()}: greys (4 real, 4 fake)." in card
+    assert "| AUC | 0.835 (95 % interval" in card, "that on the validation pictures stays"
+
+
 @needs_shared
 def test_the_gallery_shows_mistakes_only_and_the_worst_first(own_cache, tmp_path):
     found = find(
@@ -415,3 +508,42 @@ def test_the_gallery_shows_mistakes_only_and_the_worst_first(own_cache, tmp_path
     assert len(missed) == 5 and missed == sorted(missed) and max(missed) < threshold
     assert all(sample.label == 1 for _, _, sample in mistakes[1])
     assert all(probability >= threshold for probability, _, _ in mistakes[0])
+
+
+def test_beside_each_mistake_is_what_speaks_for_fake(own_cache, tmp_path):
+    folder = detector_folder(tmp_path / "weights" / "all_fake", "meso4")
+    faces = make_dataset(tmp_path / "data", train=10, validate=2) / "train"
+    found = find([folder], [faces], None, 0)
+    scores = score(found, tmp_path / "scores.sqlite")
+    [contestant] = found.contestants
+    mistakes = worst_mistakes(contestant, found.sets, scores, 8)
+    heat_maps, sentence = explain_mistakes(contestant, mistakes)
+    assert sentence.startswith("Right of each, what speaks for fake")
+    shown = pictures_in(draw_mistakes(contestant, mistakes, heat_maps))
+    paths = [sample.path for _, _, sample in mistakes[0]]
+    assert len(shown) == len(paths) == 5 and not mistakes[1]
+    explainer = Explainer(contestant.detector)
+    for picture, path in zip(shown, paths, strict=True):
+        pixels = resize(read_image(path), 256, "area")
+        assert (picture[:, :160] == resize(read_image(path), 160, "area")).all()
+        [heat] = explainer.heat_maps(pixels[None])
+        assert (picture[:, 160:] == resize(overlay(pixels, heat, 0.7), 160, "area")).all()
+
+
+def test_a_gallery_that_cannot_be_explained_says_why(detectors, test_sets, tmp_path):
+    found, scores, _ = compared(detectors, test_sets, tmp_path, grid_sample=0)
+    sentences = []
+    for contestant in found.contestants:
+        mistakes = worst_mistakes(contestant, found.sets, scores, 8)
+        heat_maps, sentence = explain_mistakes(contestant, mistakes)
+        assert heat_maps == {}
+        sentences.append(sentence)
+        shown = pictures_in(draw_mistakes(contestant, mistakes, heat_maps))
+        assert len(shown) == sum(map(len, mistakes.values())) > 0
+        assert {picture.shape for picture in shown} == {(160, 160, 3)}
+    assert "bright: heat maps need the network's weights" in sentences[0]
+    assert sentences[2] == "Without heat maps: an ensemble has none but those of its members."
+
+
+def pictures_in(figure) -> list[np.ndarray]:
+    return [np.asarray(image.get_array()) for axes in figure.axes for image in axes.images]

@@ -19,6 +19,7 @@ TRAINING_ONLY = {
     "comparison",
     "comparison_entries",
     "comparison_figures",
+    "comparison_record",
     "comparison_report",
     "comparison_scores",
     "cluster",

@@ -74,6 +74,13 @@ def test_a_setting_that_is_no_longer_there_is_a_change_too(output):
         open_run(output, SETTINGS, resume=True)
 
 
+def test_a_setting_that_came_later_and_is_off_is_no_change(output):
+    run = open_run(output, SETTINGS, resume=False)
+    assert open_run(output, SETTINGS | {"cutmix": 0.0}, resume=True) == run
+    with pytest.raises(UserError, match=r"cutmix \(was None, is 0.5\)"):
+        open_run(output, SETTINGS | {"cutmix": 0.5}, resume=True)
+
+
 def test_nothing_to_resume_starts_and_says_so(output, capsys):
     run = open_run(output, SETTINGS, resume=True)
     assert (run / "run.json").exists()

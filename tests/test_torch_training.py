@@ -301,14 +301,14 @@ def train_only(folder: Path, name: str, *arguments: object, ranks: int = 1) -> P
 @pytest.mark.slow
 def test_a_training_on_forgeries_killed_and_resumed_ends_with_the_same_bits(data, tmp_path):
     arguments = ["--data", data, "--init", "none", "--architecture", "tiny_vit", "--epochs", 3]
-    arguments += ["--batch-size", 4, "--learning-rate", 1e-3, "--self-blended", 1, "--mixup", 0.4]
+    arguments += ["--batch-size", 4, "--learning-rate", 1e-3, "--self-blended", 1, "--cutmix", 0.4]
     arguments += ["--label-smoothing", 0.1, "--augmentation", "soften=0.5", "--patience", 3]
     expected = train_only(tmp_path, "expected", *arguments)
     output, log = tmp_path / "tiny", tmp_path / "log"
     codes = run_training(log, *arguments, "--output", output, killed=("step", 9), every_step=True)
     assert codes == [-signal.SIGKILL], log.read_text()
-    assert run_training(log, *arguments, "--mixup", 0.3, "--output", output, "--resume") == [2]
-    assert "mixup (was 0.4, is 0.3)" in log.read_text()
+    assert run_training(log, *arguments, "--cutmix", 0.3, "--output", output, "--resume") == [2]
+    assert "cutmix (was 0.4, is 0.3)" in log.read_text()
     run = train_only(tmp_path, "tiny", *arguments, "--resume")
     said = (tmp_path / "tiny.log").read_text()
     assert "An epoch shows 13 real (13) and 13 fake (13 self-blended)." in said

@@ -549,6 +549,7 @@ def test_fakes_to_train_on_may_lack_where_forgeries_take_their_place(monkeypatch
         ("--augmentation", "soften", "write NAME=PROBABILITY"),
         ("--augmentation", "soft=0.1", "there is no change 'soft'; there are flip, crop"),
         ("--mixup", "-1", "is below zero"),
+        ("--cutmix", "-1", "is below zero"),
         ("--self-blended", "1.1", "does not lie between 0 and 1"),
         ("--balance", "kind", "invalid choice"),
     ],
@@ -558,6 +559,13 @@ def test_settings_that_cannot_be_are_refused(monkeypatch, capsys, option, value,
         train_here(monkeypatch, f"{option}={value}")
     assert refused.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_two_ways_of_mixing_are_refused(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as refused:
+        train_here(monkeypatch, "--mixup=0.2", "--cutmix=1")
+    assert refused.value.code == 2
+    assert "--mixup and --cutmix mix the same pictures" in capsys.readouterr().err
 
 
 def test_showing_the_augmentation_trains_nothing(reference, monkeypatch, tmp_path):

@@ -1,0 +1,135 @@
+"""Training the shipped detector again: what counts as worse, what is refused, and going on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import reproduce
+from pipeline.errors import UserError
+from pipeline.runs import read_history
+from tests.conftest import REPOSITORY
+from tests.test_comparison import write_greys
+from tests.tiny_dataset import make_dataset
+from tests.tiny_detectors import make_detector
+
+ROWS = [
+    reproduce.Row("dfdc", "auc", 0.935, 0.916),
+    reproduce.Row("dfdc", "recall_fake", 0.8, 0.95),
+    reproduce.Row("utkface", "recall_real", 0.592, 0.491),
+]
+
+
+def test_only_what_is_worse_by_more_than_the_tolerance_counts():
+    assert [row.is_worse for row in ROWS] == [False, False, True]
+    assert reproduce.Row("dfdc", "auc", 0.935, 0.914).is_worse
+    assert reproduce.as_table(ROWS).splitlines()[2:] == [
+        "| dfdc, AUC | 0.935 | 0.916 | −0.020 |",
+        "| dfdc, fakes found | 80.0% | 95.0% | −10.0% |",
+        "| utkface, real passed | 59.2% | **49.1%** | −10.0% |",
+    ]
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Faces that need not be trained on, with a test set of both classes and one of real ones."""
+    folder = tmp_path / "faces"
+    for split in ("train", "validate"):
+        (folder / split).mkdir(parents=True)
+    write_greys(folder / "test" / "greys" / "real", [10, 60, 110])
+    write_greys(folder / "test" / "greys" / "fake", [150, 200, 250])
+    write_greys(folder / "test" / "real_only" / "real", [30, 90])
+    return folder
+
+
+@pytest.fixture
+def shipped(tmp_path, own_cache, monkeypatch) -> Path:
+    folder = make_detector(tmp_path / "shipped" / "lite", "efficientnet_lite0", 8, 0, 16)
+    monkeypatch.setattr(reproduce, "SHIPPED", folder)
+    return folder
+
+
+def test_a_detector_as_good_passes_and_a_worse_one_does_not(data, shipped, tmp_path, capsys):
+    arguments = ["--data", str(data), "--output", str(tmp_path / "out")]
+    again = shutil.copytree(shipped, tmp_path / "out" / "lite")
+    assert reproduce.main(arguments) == 0
+    said = capsys.readouterr()
+    assert "| greys, AUC | 1.000 | 1.000 | −0.020 |" in said.out
+    assert "| real_only, real passed | 100.0% | 100.0% | −10.0% |" in said.out
+    assert "real_only, AUC" not in said.out and "trained on" not in said.err
+
+    make_detector(again, "efficientnet_lite0", -8, 0, 16)
+    path = again / "detector.json"
+    described = json.loads(path.read_text()) | {"training": {"fingerprint": "of other faces"}}
+    path.write_text(json.dumps(described))
+    assert reproduce.main(arguments) == 1
+    said = capsys.readouterr()
+    assert "| greys, AUC | 1.000 | **0.000** | −0.020 |" in said.out
+    assert "tolerance: greys, AUC; greys, real passed; greys, fakes found; real_only" in said.out
+    assert "is not what the shipped detector was trained on" in said.err
+
+    with pytest.raises(UserError, match="was trained by another command"):
+        reproduce.main([*arguments, "--epochs", "3"])
+
+
+@pytest.mark.parametrize("missing", ["", "train", "test"])
+def test_faces_that_are_not_there_are_refused(data, missing, tmp_path):
+    shutil.rmtree(data / missing)
+    done = started("--data", data, "--output", tmp_path / "out")
+    _, said = done.communicate()
+    assert done.returncode == 2
+    assert "there is no such folder. Name labelled faces" in said and "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_make_passes_the_folder_on():
+    make = ["make", "--dry-run", "reproduce", "FACES=some faces"]
+    done = subprocess.run(make, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert 'benchmarks/reproduce.py --data "some faces"' in done.stdout
+
+
+@pytest.mark.slow
+def test_a_short_try_goes_on_after_an_interruption(own_cache, tmp_path):
+    data = make_dataset(tmp_path / "faces", train=32, validate=4)
+    shutil.copytree(data / "validate", data / "test" / "tiny")
+    arguments = ["--data", data, "--output", tmp_path / "out", "--epochs", 2]
+    detector = tmp_path / "out" / "efficientnet_lite0"
+    history = detector.with_name("efficientnet_lite0.run") / "history.jsonl"
+    process = started(*arguments)
+    while process.poll() is None and not history.exists():
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130 and not detector.exists(), (
+        "stopped after the first of two epochs"
+    )
+    [first] = read_history(history.parent)
+
+    process = started(*arguments)
+    said, complaint = process.communicate()
+    lines = said.splitlines()
+    assert process.returncode == ("**" in said), complaint
+    assert [line.split(" | ")[0] for line in lines[2:5]] == [
+        f"| tiny, {figure}" for figure in ("AUC", "real passed", "fakes found")
+    ]
+    assert read_history(detector)[0] == first, "the first epoch was not trained again"
+    training = json.loads((detector / "detector.json").read_text())["training"]
+    assert training["epochs_run"] == 2 and training["start"] == "ImageNet"
+
+
+def started(*arguments: object) -> subprocess.Popen:
+    """The command in a process group of its own, which Ctrl-C reaches as a whole."""
+    return subprocess.Popen(
+        [sys.executable, "benchmarks/reproduce.py", *map(str, arguments)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
