@@ -30,7 +30,7 @@ from pipeline.detector import Detector, load_detector
 from pipeline.errors import UserError
 from pipeline.files import atomic_write
 from pipeline.finishing import predict
-from pipeline.metrics import evaluate
+from pipeline.metrics import auc, bootstrap_interval, evaluate
 from pipeline.precision import FEWEST_FACES, check_precisions_apart
 from pipeline.recipes import AS_TRAINED
 from pipeline.runtime import Runtime
@@ -163,7 +163,8 @@ def choose_replay(new: list[Sample], old: list[Sample], fraction: float, seed: i
 
 
 def measure(detector: Detector, samples: list[Sample]) -> dict:
-    """A detector's figures on samples of both classes, as metrics.evaluate gives them."""
+    """A detector's figures on samples of both classes, as metrics.evaluate gives them, and
+    `auc_95`, the AUC's 95 % interval."""
     logits = predict(
         Runtime.of(detector).logits,
         samples,
@@ -172,7 +173,9 @@ def measure(detector: Detector, samples: list[Sample]) -> dict:
     )
     calibration = detector.calibration
     labels = np.array([sample.label for sample in samples])
-    return evaluate(labels, calibration.probability(logits), calibration.threshold)
+    probabilities = calibration.probability(logits)
+    figures = evaluate(labels, probabilities, calibration.threshold)
+    return figures | {"auc_95": list(bootstrap_interval(labels, probabilities, auc))}
 
 
 def _judge(

@@ -183,7 +183,7 @@ def fine_resnet():
 FINE_RESNET = Architecture(
     "fine_resnet", "tests.test_explanation:fine_resnet", 64, IMAGENET, "NCHW"
 )
-VIT = Architecture("tiny_vit", "tests.tiny_networks:tiny_vit", 64, MINUS_ONE_TO_ONE, "NCHW")
+VIT = Architecture("tiny_vit", "tests.tiny_timm:tiny_vit", 64, MINUS_ONE_TO_ONE, "NCHW")
 
 
 def composites(faces: np.ndarray, number: int, random: np.random.Generator):
@@ -202,7 +202,7 @@ def composites(faces: np.ndarray, number: int, random: np.random.Generator):
 @pytest.mark.parametrize("architecture", [VIT, FINE_RESNET], ids=lambda one: one.name)
 def test_heat_of_a_timm_network_lies_on_the_pasted_half(architecture, tmp_path):
     torch = pytest.importorskip("torch")
-    from tests.tiny_networks import faces
+    from tests.tiny_timm import faces
 
     known, new = np.split(faces(160), [128])
     network = seeded(architecture)

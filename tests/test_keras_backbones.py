@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.keras_training import keras
 from tests.tiny_dataset import make_dataset, portrait
-from tests.tiny_network import ARCHITECTURE as TINY
-from tests.tiny_network import given_weights, train
+from tests.tiny_keras import ARCHITECTURE as TINY
+from tests.tiny_keras import given_weights, train
 
 from keras.src.legacy.saving import legacy_h5_format  # isort: skip
 from models import ARCHITECTURES, AS_THEY_ARE, MINUS_ONE_TO_ONE, ZERO_TO_ONE  # isort: skip
@@ -274,7 +274,7 @@ def test_a_loss_that_is_no_number_is_said(data, tmp_path):
 @pytest.mark.slow
 def test_killed_between_the_stages_it_ends_with_the_same_bits(data, tmp_path):
     def run(name: str, **settings) -> subprocess.CompletedProcess:
-        program = [sys.executable, "-m", "tests.tiny_network", data, tmp_path / name / "run"]
+        program = [sys.executable, "-m", "tests.tiny_keras", data, tmp_path / name / "run"]
         settings = json.dumps({"epochs": 3, "head_epochs": 1} | settings)
         return subprocess.run(
             [*program, settings], cwd=REPOSITORY, capture_output=True, text=True, timeout=600

@@ -26,7 +26,7 @@ from pipeline.scoring import Scorer
 from tests.conftest import DETECTOR, REPOSITORY
 from tests.test_training import KILLED, same_weights, without_time
 from tests.tiny_dataset import make_dataset
-from tests.tiny_network import fingerprints
+from tests.tiny_keras import fingerprints
 
 MESO4 = ARCHITECTURES["meso4"]
 TOLERANCE = 1e-5
@@ -55,7 +55,7 @@ def run(command: tuple, *arguments: object, backend: str = "", **variables: str)
 
 def train_tiny(data: Path, run_folder: Path, command=(sys.executable,), backend="", **settings):
     done = run(
-        (*command, "-m", "tests.tiny_network"),
+        (*command, "-m", "tests.tiny_keras"),
         *(data, run_folder, json.dumps(SETTINGS | settings)),
         backend=backend,
     )

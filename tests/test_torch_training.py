@@ -37,9 +37,9 @@ from pipeline.runtime import Runtime
 from pipeline.torch_training import Classifier
 from pipeline.torch_weights import WEIGHTS
 from pipeline.tuning import Tuning, tune
-from tests import tiny_networks
+from tests import tiny_timm
 from tests.tiny_dataset import make_dataset
-from tests.tiny_networks import RESNET, VIT, faces
+from tests.tiny_timm import RESNET, VIT, faces
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EPOCHS, PATIENCE, STEPS = 8, 2, 3  # steps an epoch
@@ -106,7 +106,7 @@ def _train(log: str, arguments: list[str], killed, every_step: bool, environment
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    tiny_networks.register()
+    tiny_timm.register()
     if every_step:
         torch_training.SECONDS_BETWEEN_CHECKPOINTS = -1
     if killed:

@@ -27,7 +27,7 @@ from pipeline.errors import UserError
 from pipeline.images import resize
 from pipeline.torch_weights import WEIGHTS, starting_point
 from tests.tiny_dataset import make_dataset
-from tests.tiny_networks import RESNET, VIT, faces
+from tests.tiny_timm import RESNET, VIT, faces
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NEW_HEAD = "its head is another one; a new one is trained"

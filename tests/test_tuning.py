@@ -26,8 +26,8 @@ from pipeline.tuning import (
     save_adapter,
     tune,
 )
-from tests import tiny_networks
-from tests.tiny_networks import RESNET, VIT, faces
+from tests import tiny_timm
+from tests.tiny_timm import RESNET, VIT, faces
 
 TINY = pytest.mark.parametrize("architecture", [VIT, RESNET], ids=lambda tiny: tiny.name)
 KINDS = pytest.mark.parametrize("kind", TUNINGS)
@@ -214,7 +214,7 @@ def test_an_adapter_folder_alone_restores_the_trained_network(architecture, tmp_
         "adapter_model.safetensors",
     ]
     base = copy.deepcopy(network)
-    tiny_networks.split_attention(base)
+    tiny_timm.split_attention(base)
     with torch.no_grad():
         (base.head if architecture is VIT else base.fc).weight.zero_()  # of no use any more
     restored = PeftModel.from_pretrained(base, str(tmp_path / ADAPTER))

@@ -20,10 +20,8 @@ LORA_TARGETS = vit.LORA_TARGETS + resnet50.LORA_TARGETS
 SAVED_WITH_ADAPTER = vit.SAVED_WITH_ADAPTER + resnet50.SAVED_WITH_ADAPTER
 IMAGENET = {"tiny_vit": "nobody/tiny_vit"}
 
-VIT = Architecture("tiny_vit", "tests.tiny_networks:tiny_vit", SIDE, MINUS_ONE_TO_ONE, "NCHW")
-RESNET = Architecture(
-    "tiny_resnet", "tests.tiny_networks:tiny_resnet", SIDE, IMAGENET_SCALING, "NCHW"
-)
+VIT = Architecture("tiny_vit", "tests.tiny_timm:tiny_vit", SIDE, MINUS_ONE_TO_ONE, "NCHW")
+RESNET = Architecture("tiny_resnet", "tests.tiny_timm:tiny_resnet", SIDE, IMAGENET_SCALING, "NCHW")
 
 
 def tiny_vit(dropout: float = 0.0) -> nn.Module:

@@ -1,6 +1,6 @@
 """A network with a backbone that trains in a moment, and a program that does it and can be killed.
 
-    python -m tests.tiny_network DATA RUN '{"epochs": 3, "head_epochs": 1}'
+    python -m tests.tiny_keras DATA RUN '{"epochs": 3, "head_epochs": 1}'
 
 RUN may hold `{rank}`, for a folder of each process. Further settings beside those of the recipe:
 `resume`; `pretrained`; `cpus`, into as many devices TensorFlow divides the processor; `killed`,
@@ -22,8 +22,8 @@ from pipeline.batches import Batches
 from pipeline.dataset import Dataset, load_dataset
 from pipeline.training import StartingPoint
 
-ARCHITECTURE = Architecture("tiny", "tests.tiny_network:tiny", 64, MINUS_ONE_TO_ONE, "NHWC")
-WATCHED = Architecture("tiny", "tests.tiny_network:watched", 64, MINUS_ONE_TO_ONE, "NHWC")
+ARCHITECTURE = Architecture("tiny", "tests.tiny_keras:tiny", 64, MINUS_ONE_TO_ONE, "NHWC")
+WATCHED = Architecture("tiny", "tests.tiny_keras:watched", 64, MINUS_ONE_TO_ONE, "NHWC")
 SETTINGS = {
     "epochs": 3,
     "head_epochs": 1,
@@ -175,6 +175,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from tests import tiny_network  # as the catalogue of this file's networks imports it
+    from tests import tiny_keras  # as the catalogue of this file's networks imports it
 
-    tiny_network.main()
+    tiny_keras.main()
