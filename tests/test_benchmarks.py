@@ -36,6 +36,12 @@ def test_a_program_is_measured():
     assert usage.cpu_seconds < usage.seconds + 0.5  # sleeping costs nothing
 
 
+def test_memory_is_that_of_the_program_and_not_ours():
+    ours = bytearray(500 << 20)
+    assert measure([sys.executable, "-c", "pass"]).peak_mib < 100
+    assert len(ours)
+
+
 def test_a_program_that_fails_ends_the_benchmark():
     with pytest.raises(SystemExit, match="no such figure"):
         measure([sys.executable, "-c", "raise ValueError('no such figure')"])
