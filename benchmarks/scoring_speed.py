@@ -178,6 +178,7 @@ def cluster(folder: Path, args: argparse.Namespace) -> dict:
     for workers in (1, 2):
         output = folder / f"rows{workers}"
         command = ["score_cluster.py", links, "--output", output, "--workers", workers]
+        command += ["--part-size", 10]
         command += ["--weights", ROOT / "weights" / "efficientnet_lite0"]
         result[f"{workers}_worker_s"] = measure([sys.executable, *command]).seconds
     return result | {"ratio": result["1_worker_s"] / result["2_worker_s"]}

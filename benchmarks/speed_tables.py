@@ -111,7 +111,7 @@ def _networks(networks: dict) -> str:
         spent = row["photo_cpu_ms"]
         shares = " : ".join(f"{ms / sum(spent.values()):.0%}" for ms in spent.values())
         lines.append(
-            f"| {name} | {row['gflop']:.2g} | {row['crops_per_second']:.0f} "
+            f"| {name} | {row['gflop']:.2g} | {row['crops_per_second']:.3g} "
             f"| {row['times_one_by_one']:.1f} | {row['times_batches']:.1f} "
             f"| {row['first_verdict_s']:.1f} s | {row['peak_mib']:,.0f} MiB "
             f"| {row['photos_per_second_with_search']:.1f} "
