@@ -12,10 +12,12 @@ from pipeline.errors import UserError
 HOW_TO_GO_ON = "With --output and --continue the next run goes on from here."  # of scoring
 
 
-def run(main: Callable[[], int | None], after_stop: str = "") -> None:
+def run(
+    main: Callable[[], int | None], after_stop: str = "", requirements: str = "requirements.txt"
+) -> None:
     """Run a script's main() and exit: with its number, 2 with a sentence on standard error for a
-    UserError or a package that is not installed, 130 after Ctrl-C, with `after_stop` to say how to
-    go on. What a user did never ends in a traceback."""
+    UserError or a package that is not installed (`requirements` has it), 130 after Ctrl-C, with
+    `after_stop` to say how to go on. What a user did never ends in a traceback."""
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -27,8 +29,8 @@ def run(main: Callable[[], int | None], after_stop: str = "") -> None:
         if package in ("", "models", "pipeline"):
             raise
         print(
-            f"{Path(sys.argv[0]).name}: this needs {package}, which scoring photos does without "
-            "and is not installed here: pip install -r requirements.txt",
+            f"{Path(sys.argv[0]).name}: this needs {package}, which is not installed here: "
+            f"pip install -r {requirements}",
             file=sys.stderr,
         )
         code = 2

@@ -3,6 +3,7 @@
 import concurrent.futures
 import importlib.util
 import json
+import os
 import re
 import shutil
 import signal
@@ -16,7 +17,6 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from backend import create_app
 from pipeline.detector import WEIGHTS, load_detector
 from pipeline.errors import UserError
 from pipeline.guard import Guard
@@ -25,6 +25,7 @@ from pipeline.installed import find_installed, find_left_out
 from pipeline.rows import COMPARED_FIELDS, FIELDS
 from pipeline.scoring import Scorer
 from pipeline.service_metrics import Metrics
+from pipeline.service_routes import create_app
 from pipeline.service_settings import Settings, describe_settings, read_settings
 from pipeline.uploads import Places, Refusal, display_name
 from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
@@ -531,6 +532,51 @@ def test_settings_come_from_the_environment():
 def test_wrong_settings_are_refused(variable, value):
     with pytest.raises(UserError, match=variable):
         read_settings({variable: value})
+
+
+def start_backend(*first_statements: str, **settings: str) -> subprocess.CompletedProcess:
+    program = "; ".join(
+        [
+            "import runpy, sys",
+            *first_statements,
+            "sys.argv = ['backend.py']",
+            "runpy.run_path('backend.py', run_name='__main__')",
+        ]
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    "package", ["uvicorn", "fastapi", "jinja2", "python_multipart", "prometheus_client"]
+)
+def test_a_package_that_is_not_installed_is_named(package):
+    ran = start_backend(f"sys.modules[{package!r}] = None")  # import fails as for one not installed
+    assert ran.returncode == 2
+    assert ran.stderr == (
+        f"backend.py: this needs {package}, which is not installed here: "
+        "pip install -r requirements-web.txt\n"
+    )
+
+
+def test_a_wrong_setting_ends_in_a_sentence():
+    ran = start_backend(DETECTOR_PORT="http")
+    assert (ran.returncode, ran.stderr) == (
+        2,
+        "backend.py: DETECTOR_PORT=http: this must be a number.\n",
+    )
+
+
+def test_uvicorns_own_command_starts_it(own_cache):
+    with serving(own_cache, by_uvicorn=True) as running:
+        answer = httpx.post(f"{running.address}/api/score", files=files(FACE_SAMPLE), timeout=60)
+        assert answer.json()["rows"][0]["face"] == 0
 
 
 def _beginning_of_a_form(port: int) -> bytes:

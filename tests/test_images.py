@@ -2,11 +2,16 @@
 
 import errno
 import io
+import itertools
 import os
 import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -267,9 +272,18 @@ def test_cmyk_jpeg_as_photoshop_stores_it():
     assert np.abs(read_bytes(content).astype(int) - RED).max() <= 3
 
 
-def test_a_jpeg_gives_the_very_pixels_of_pillow():
-    content = encoded(Image.fromarray(smooth_picture()), "JPEG", quality=60)
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "AVIF"])
+def test_lossy_formats_give_the_very_pixels_of_pillow(format):
+    content = encoded(Image.fromarray(random_picture(121, 90)), format, quality=60)
     np.testing.assert_array_equal(read_bytes(content), np.array(Image.open(io.BytesIO(content))))
+
+
+@pytest.mark.parametrize("shape", [(2, 300_000), (300_000, 2), (1000, 700)])
+def test_large_pictures_are_put_together_rightly(shape):
+    picture = random_picture(*shape)
+    np.testing.assert_array_equal(
+        read_bytes(encoded(Image.fromarray(picture), "PNG", compress_level=1)), picture
+    )
 
 
 UPRIGHT_OF_STORED = {  # EXIF 2.32, table 6: where row 0 and column 0 of the stored picture belong
@@ -393,6 +407,90 @@ def test_a_fresh_program_reads_heic_lazily_and_prints_nothing(tmp_path):
         text=True,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "refused\n", "")
+
+
+def large_file(format: str, mode: str = "RGB", width: int = 8000) -> bytes:
+    """A picture of plain squares, three quarters as high as it is wide."""
+    y, x = np.mgrid[: width * 3 // 4, :width] // 50
+    return encoded(Image.fromarray((x + y).astype(np.uint8)).convert(mode), format)
+
+
+@pytest.mark.parametrize(
+    ("format", "mode"),
+    [("JPEG", "RGB"), ("JPEG", "CMYK"), ("PNG", "P"), ("PNG", "RGBA"), ("WEBP", "RGB")],
+)
+def test_pixels_are_copied_bit_by_bit(format, mode):
+    content = large_file(format, mode, 2000)
+    read_bytes(content)  # what is imported then does not count
+    tracemalloc.start()
+    try:
+        image = read_bytes(content)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1.3 * image.nbytes + len(content)
+
+
+def longest_hold(work: Callable[[], object]) -> float:
+    """The most seconds of processor time that `work`, in a thread, takes without letting another
+    thread run; the busier the machine, the more seconds of the clock."""
+    done, leave = threading.Event(), threading.Event()
+
+    def run() -> None:
+        work()
+        done.set()
+        leave.wait()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    clock = time.pthread_getcpuclockid(thread.ident)
+    spent = [time.clock_gettime(clock)]
+    while not done.is_set():
+        time.sleep(0.001)
+        spent.append(time.clock_gettime(clock))
+    leave.set()
+    thread.join()
+    return max(after - before for before, after in itertools.pairwise(spent))
+
+
+needs_clocks_of_threads = pytest.mark.skipif(
+    not hasattr(time, "pthread_getcpuclockid"), reason="needs a clock for each thread"
+)
+
+
+@pytest.mark.slow
+@needs_clocks_of_threads
+@pytest.mark.parametrize(("format", "mode"), [("JPEG", "L"), ("PNG", "P")])
+def test_other_threads_run_while_a_large_photo_is_read(format, mode):
+    content = large_file(format, mode)
+
+    def read_at_once() -> np.ndarray:
+        return np.array(Image.open(io.BytesIO(content)).convert("RGB"))
+
+    at_once = [longest_hold(read_at_once) for _ in range(3)]
+    in_strips = [longest_hold(lambda: read_bytes(content)) for _ in range(3)]
+    assert min(in_strips) < 0.4 * min(at_once)
+
+
+@pytest.mark.slow
+@needs_clocks_of_threads
+def test_other_threads_run_while_memory_for_a_large_photo_is_cleared():
+    """In a thread, whose memory the C library keeps for it."""
+    clearing, filling = [], []
+
+    def use_memory() -> None:
+        for _ in range(5):
+            started = time.thread_time()
+            image = Image.new("RGB", (8000, 6000), None)
+            cleared = time.thread_time()
+            image.paste((1, 2, 3), (0, 0, *image.size))
+            clearing.append(cleared - started)
+            filling.append(time.thread_time() - cleared)
+
+    thread = threading.Thread(target=use_memory)
+    thread.start()
+    thread.join()
+    assert sum(clearing) < sum(filling) / 5
 
 
 def small_files() -> list[bytes]:

@@ -33,16 +33,19 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(cache: Path, **settings: object) -> Iterator[Running]:
-    """Start backend.py with settings, named as in Settings, and stop it at the end of the block."""
+def serving(cache: Path, by_uvicorn: bool = False, **settings: object) -> Iterator[Running]:
+    """Start backend.py, itself or by uvicorn's command, with settings, named as in Settings; stop
+    it at the end of the block."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     variables = {f"DETECTOR_{name.upper()}": str(value) for name, value in settings.items()}
+    arguments = ["-m", "uvicorn", "backend:app", f"--port={port}"] if by_uvicorn else ["backend.py"]
     log = cache / f"service-{port}.log"
     with open(log, "wb") as file:
         process = subprocess.Popen(
-            [sys.executable, REPOSITORY / "backend.py"],
+            [sys.executable, *arguments],
+            cwd=REPOSITORY,
             env=os.environ | variables | {"DETECTOR_PORT": str(port), "XDG_CACHE_HOME": str(cache)},
             stdout=file,
             stderr=subprocess.STDOUT,
