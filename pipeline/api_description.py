@@ -1,5 +1,11 @@
 """What /openapi.json says of the routes: their forms, their answers, with examples."""
 
+from collections.abc import Sequence
+
+from pydantic import TypeAdapter
+
+from pipeline.rows import COMPARED_FIELDS, FIELDS, Row
+
 _ROW = {
     "path": "face.jpg",
     "face": 0,
@@ -20,6 +26,8 @@ _ANSWER = {
     "photos": [{"name": "face.jpg", "width": 256, "height": 256, "row_numbers": [0]}],
     "notes": [],
 }
+_STRINGS = {"type": "array", "items": {"type": "string"}}
+_DATA_URIS = {"type": "array", "items": {"type": ["string", "null"]}}
 _MODEL = {
     "type": "array",
     "items": {"type": "string"},
@@ -58,14 +66,54 @@ def _refusals(*statuses: int) -> dict:
     return {status: {"description": reasons[status], "content": content} for status in statuses}
 
 
-def _form(properties: dict, required: list[str]) -> dict:
-    schema = {"type": "object", "properties": properties, "required": required}
+def _form(properties: dict, **more: object) -> dict:
+    schema = {"type": "object", "properties": properties} | more
     return {
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
     }
 
 
-_ANSWERED = {200: {"description": "rows", "content": {"application/json": {"example": _ANSWER}}}}
+def _object(properties: dict, required: Sequence[str]) -> dict:
+    """The schema of an object with no other properties."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def _answered() -> dict:
+    columns = TypeAdapter(Row).json_schema()["properties"]
+    columns["verdict"] = {"enum": ["fake", "real", "uncertain", "no face", "error"]}
+    row = _object({name: columns[name] for name in COMPARED_FIELDS}, FIELDS)
+    photo = _object(
+        {
+            "name": {"type": "string"},
+            "width": {"type": "integer", "description": "of the upright photo; 0: unreadable"},
+            "height": {"type": "integer"},
+            "row_numbers": {"type": "array", "items": {"type": "integer"}},
+            "preview": {"type": "string", "description": "a data URI"},
+            "seen": _DATA_URIS,
+            "heat_maps": _DATA_URIS,
+        },
+        ["name", "width", "height", "row_numbers"],
+    )
+    schema = _object(
+        {
+            "models": _STRINGS,
+            "rows": {"type": "array", "items": row},
+            "photos": {"type": "array", "items": photo},
+            "notes": _STRINGS | {"description": "what could not be done"},
+            "html": {"type": "string"},
+        },
+        ["models", "rows", "photos", "notes"],
+    )
+    content = {"application/json": {"schema": schema, "example": _ANSWER}}
+    return {200: {"description": "rows", "content": content}}
+
+
+_ANSWERED = _answered()
 
 SCORE: dict = {
     "summary": "Score photos: rows as the scoring commands write them, one a face",
@@ -80,14 +128,18 @@ SCORE: dict = {
             "files": {
                 "type": "array",
                 "items": {"type": "string", "format": "binary"},
+                "minItems": 1,
                 "description": "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or HEIC, told by content",
             },
-            "sample": {"type": "string", "description": "the name of a sample photo instead"},
+            "sample": {
+                "type": "string",
+                "description": "the name of a sample photo instead",
+            },
             "model": _MODEL,
             "explain": _EXPLAIN,
             "page": _PAGE,
         },
-        [],
+        anyOf=[{"required": ["files"]}, {"required": ["sample"]}],
     ),
 }
 GENERATE: dict = {
@@ -100,11 +152,16 @@ GENERATE: dict = {
             "model": _MODEL,
             "explain": _EXPLAIN,
             "page": _PAGE,
-        },
-        [],
+        }
     ),
 }
 MODELS: dict = {
     "summary": "The installed models, the recommended one first, with what was measured of each",
     "responses": _refusals(400, 401),
+}
+HEALTH: dict = {"summary": "Whether the service runs", "responses": _refusals(400)}
+METRICS: dict = {
+    "summary": "What the service counts of itself, for Prometheus",
+    "responses": {200: {"description": "metrics", "content": {"text/plain": {}}}}
+    | _refusals(400, 401),
 }

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from pipeline.api_description import GENERATE, MODELS, SCORE
+from pipeline.api_description import GENERATE, HEALTH, METRICS, MODELS, SCORE
 from pipeline.guard import Guard, refused
 from pipeline.page import Page
 from pipeline.service import Answer, Service, unless_gone
@@ -41,7 +41,9 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def explain_status(_request: Request, error: HTTPException) -> Response:
-        return refused(Refusal(error.status_code, f"{error.detail}: see /openapi.json."))
+        answer = refused(Refusal(error.status_code, f"{error.detail}: see /openapi.json."))
+        answer.headers.update(error.headers or {})  # which methods are allowed, after a wrong one
+        return answer
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def show_page() -> str:
@@ -73,11 +75,11 @@ def create_app(settings: Settings) -> FastAPI:
     def sample(name: str) -> Response:
         return Response(page.thumbnail(name), media_type="image/jpeg")
 
-    @app.get("/healthz")
+    @app.get("/healthz", **HEALTH)
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/metrics", response_class=Response)
+    @app.get("/metrics", response_class=Response, **METRICS)
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 

@@ -18,6 +18,8 @@ MAX_FIELDS = 32  # besides the photos: model, explain, …
 MAX_FIELD_BYTES = 200
 GONE = 499  # the status of an answer that nobody reads: the visitor has left
 LONGEST_NAME = 120  # characters of a file name that are shown
+_YES = ("1", "true", "on", "yes")
+_NO = ("", "0", "false", "off", "no")
 
 
 class Refusal(Exception):
@@ -47,8 +49,11 @@ class Form(NamedTuple):
     fields: dict[str, list[str]]
 
     def flag(self, name: str) -> bool:
-        """Whether a box is ticked."""
-        return self.fields.get(name, [""])[-1].lower() in ("1", "true", "on", "yes")
+        """Whether a box is ticked. Raises Refusal (422) for what says neither yes nor no."""
+        text = self.fields.get(name, [""])[-1].strip().lower()
+        if text not in (*_YES, *_NO):
+            raise Refusal(422, f"{name} must be true or false.")
+        return text in _YES
 
 
 class Places:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import httpx
+import jsonschema
 import pytest
 from starlette.testclient import TestClient
 
@@ -169,6 +170,7 @@ def test_a_replaced_detector_is_loaded_anew(tmp_path, own_cache):
         ({"model": "../../etc"}, True, 422, "no such model"),
         ({"model": "meso4"}, False, 422, "no photo"),
         ({"sample": "../README.md"}, False, 422, "no such sample"),
+        ({"explain": "perhaps"}, True, 422, "explain must be true or false"),
     ],
 )
 def test_wrong_fields_are_refused_with_a_sentence(service, data, parts, status, phrase):
@@ -299,6 +301,25 @@ def test_health_metrics_and_description(service):
     answer = described["paths"]["/api/score"]["post"]["responses"]["200"]["content"]
     example = answer["application/json"]["example"]["rows"][0]
     assert {*example, "error"} == set(FIELDS)  # FastAPI leaves out what is null
+
+
+@pytest.mark.parametrize("more", [{}, {"model": "all", "page": "1", "explain": "on"}])
+def test_answers_are_as_described(service, more):
+    described = httpx.get(f"{service.address}/openapi.json").json()
+    answers = described["paths"]["/api/score"]["post"]["responses"]
+    schema = answers["200"]["content"]["application/json"]["schema"]
+    parts = [*files(SAMPLES / "two_people.jpg"), ("files", ("broken.jpg", b"no photo"))]
+    answer = httpx.post(f"{service.address}/api/score", files=parts, data=more, timeout=300)
+    jsonschema.validate(answer.json(), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(answer.json() | {"rows": [{"path": "face.jpg"}]}, schema)
+
+
+@pytest.mark.parametrize("path", ["/api/score", "/healthz"])
+def test_a_wrong_method_is_told_the_right_ones(service, path):
+    answer = httpx.delete(service.address + path)
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == ("POST" if path == "/api/score" else "GET")
 
 
 def test_every_answer_is_guarded(service):
