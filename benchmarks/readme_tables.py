@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import (
     cluster_cost,
     forgetting,
+    service_load,
     speed_tables,
     training_curves,
     training_speed,
-    tunings,
 )
 from benchmarks.measuring import ROOT
 from pipeline.commands import run
@@ -33,7 +33,7 @@ TABLES = {
     "cluster_cost": cluster_cost.table,
     "training_speed": training_speed.table,
     "training_curves": training_curves.table,
-    "tunings": tunings.table,
+    "service_load": service_load.table,
     "forgetting": forgetting.table,
 }
 PLACE = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -78,6 +78,24 @@ def main() -> int:
     return 1 if result["not_promised"] else 0
 
 
+def table(result: dict) -> str:
+    """The figures as a Markdown list."""
+    answers = ", ".join(f"{count:,} × {kind}" for kind, count in result["answers"].items())
+    first, _, last = result["rss_mb_thirds"]
+    return "\n".join(
+        [
+            f"* {sum(result['answers'].values()):,} requests of {result['clients']} clients: "
+            f"{answers}; answers that are not promised: {result['not_promised']}.",
+            f"* Memory: {first} MB in the first third, {last} MB in the last.",
+            f"* `/healthz` meanwhile: median {result['health_ms_median']:.0f} ms, 99 % within "
+            f"{result['health_ms_99th']:.0f} ms, at most {result['health_ms_most']:.0f} ms.",
+            f"* The same photos: {result['service_photos_per_second']} a second, "
+            f"{result['service_share_of_command']:.0%} of what infer_{MODEL}.py does.",
+            "",
+        ]
+    )
+
+
 def make_photos(folder: Path, count: int) -> list[bytes]:
     """Write `count` JPEG files of mixed sizes, made from the sample photos; their contents."""
     samples = [

@@ -17,11 +17,7 @@ def measured(result: dict) -> str:
     """On what machine and when, in a sentence."""
     machines = {part["machine"] for part in result.values()}
     days = {part["date"] for part in result.values()}
-    load = max(part["load_at_the_start"] for part in result.values())
-    return (
-        f"Measured on {' and '.join(sorted(machines))}, {' and '.join(sorted(days))}, with a "
-        + (f"load of at most {load:.1f} by other programs before each part.")
-    )
+    return f"Measured on {' and '.join(sorted(machines))}, {' and '.join(sorted(days))}."
 
 
 def draw_networks(networks: dict, path: Path) -> None:

@@ -1,9 +1,9 @@
 """Draw how the validation AUC of trainings rose, and say from what each started.
 
-    python benchmarks/training_curves.py DETECTOR… [--output FILE.png]
+    python benchmarks/training_curves.py DETECTOR… [--output NAME]
 
 Each DETECTOR is a folder that a training script wrote. Prints a Markdown table, and writes
-FILE.png and FILE.json.
+NAME.png, NAME.svg and NAME.json.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("detectors", nargs="+", type=Path, metavar="DETECTOR")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "training_curves.png")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "training_curves")
     args = parser.parse_args()
     result = machine() | {"trainings": [training(folder) for folder in args.detectors]}
     save(
@@ -35,7 +35,7 @@ def main() -> None:
         args.output,
     )
     print(table(result))
-    with atomic_write(args.output.with_suffix(".json")) as file:
+    with atomic_write(f"{args.output}.json") as file:
         json.dump(result, file, indent=1)
 
 
@@ -58,15 +58,16 @@ def training(folder: Path) -> dict:
 def table(result: dict) -> str:
     """The figures as a Markdown table."""
     lines = [
-        "| network | start | pictures | minutes | validation AUC by epoch | best, 95 % interval |",
-        "|---|---|---|---|---|---|",
+        "| network | start | pictures | minutes | validation AUC, first epoch → best |",
+        "|---|---|---|---|---|",
     ]
     for row in result["trainings"]:
         aucs = [line["val_auc"] for line in row["history"]]
         low, high = row["auc_95"]
         lines.append(
             f"| {row['network']} | {row['start']} | {row['pictures']:,} | {row['minutes']:.0f} "
-            f"| {', '.join(f'{value:.3f}' for value in aucs)} | {low:.3f}–{high:.3f} |"
+            f"| {aucs[0]:.3f} → {max(aucs):.3f} ({low:.3f}–{high:.3f}), "
+            f"epoch {aucs.index(max(aucs)) + 1} of {len(aucs)} |"
         )
     return "\n".join([*lines, ""])
 
