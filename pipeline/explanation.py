@@ -181,13 +181,13 @@ def picture_name(row: Row) -> str:
     in different folders differ in them. Only letters, digits and `._-` are kept of photo and model,
     and of long names the beginning. The same is within the PNG, unabridged, as text.
     """
-    identity = os.fsencode(row.path) + b"\0" + row.model.encode()
+    identity = f"{row.path}\0{row.model}".encode("utf-8", "surrogatepass")
     return f"{_stem(row, identity)}-face{row.face}-{_plain(row.model, _MODEL_BYTES)}.png"
 
 
 def timeline_name(row: Row) -> str:
     """The file name of a video's timeline, as picture_name; the digits are those of its path."""
-    return f"{_stem(row, os.fsencode(row.path))}-timeline.png"
+    return f"{_stem(row, row.path.encode('utf-8', 'surrogatepass'))}-timeline.png"
 
 
 def _stem(row: Row, identity: bytes) -> str:
