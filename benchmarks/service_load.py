@@ -94,7 +94,8 @@ def table(result: dict) -> str:
             f"{answers}; answers that are not promised: {result['not_promised']}.",
             f"* Memory: {first} MB in the first third, {last} MB in the last.",
             f"* `/healthz` meanwhile: median {result['health_ms_median']:.0f} ms, 99 % within "
-            f"{result['health_ms_99th']:.0f} ms, at most {result['health_ms_most']:.0f} ms.",
+            f"{result['health_ms_99th']:.0f} ms, at most {result['health_ms_most']:.0f} ms; "
+            f"{result['health_share_late']:.2%} took more than 100 ms.",
             f"* The same photos: {result['service_photos_per_second']} a second, "
             f"{result['service_share_of_command']:.0%} of what infer_{MODEL}.py does.",
             "",
