@@ -1,9 +1,12 @@
 """Measurements that want a process of their own; each prints one JSON object.
 
-python benchmarks/probes.py random-detector NETWORK DIR      write a detector folder; GFLOP
-python benchmarks/probes.py network-alone DETECTOR           pictures/s, nothing but the network
-python benchmarks/probes.py stages DETECTOR PICTURES auto    CPU ms a photo of each stage
-python benchmarks/probes.py matrix-peak float32              GFLOP/s of a large matrix product
+What follows python benchmarks/probes.py:
+
+    random-detector NETWORK DIR      write a detector folder
+    operations DETECTOR              GFLOP a picture
+    network-alone DETECTOR           pictures/s, nothing but the network
+    stages DETECTOR PICTURES MODE    CPU ms a photo of each stage; MODE is auto or none (no faces)
+    matrix-peak TYPE                 GFLOP/s of a large matrix product in float32 or bfloat16
 """
 
 import json

@@ -11,12 +11,10 @@ ends with 1 where an answer was none of the promised ones.
 
 import argparse
 import contextlib
-import datetime
 import http.client
 import json
 import multiprocessing
 import os
-import platform
 import random
 import re
 import socket
@@ -34,11 +32,11 @@ from pathlib import Path
 
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.files import atomic_write  # noqa: E402
-from pipeline.images import read_image  # noqa: E402
+from benchmarks.measuring import ROOT, machine
+from pipeline.files import atomic_write
+from pipeline.images import read_image
 
 MODEL = "meso4"
 PROMISED = {200, 413, 422, 503, "hung up"}
@@ -64,7 +62,7 @@ def main() -> int:
         service_rates, command_rates = [], []
         with service(args.clients) as port:
             throughput(port, photos[:20], args.clients)  # warms it up
-            result = load(port, photos, args.requests, args.clients)
+            result = machine() | load(port, photos, args.requests, args.clients)
             for _ in range(ROUNDS):
                 service_rates.append(throughput(port, photos, args.clients))
                 command_rates.append(score_with_command(folder))
@@ -74,8 +72,6 @@ def main() -> int:
         "command_photos_per_second": round(command_rate, 1),
         "service_share_of_command": round(service_rate / command_rate, 2),
         "clients": args.clients,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.date.today().isoformat(),
     }
     for name, value in result.items():
         print(f"{name:32} {value}")

@@ -1,6 +1,5 @@
 """Heat maps for the web page: where the detectors of an answer found what speaks for fake."""
 
-import contextlib
 import importlib.util
 import logging
 from typing import Any, NamedTuple
@@ -51,9 +50,6 @@ class HeatMaps:
 
         And a sentence for each detector that cannot be explained.
         """
-        # TensorFlow and triton bring an LLVM each: Python crashes unless triton comes first.
-        with contextlib.suppress(ImportError):
-            import triton  # noqa: F401
         from pipeline.explanation import Explainer
 
         explainers, notes = {}, []
