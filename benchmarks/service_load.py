@@ -83,7 +83,7 @@ def main() -> int:
 def table(result: dict) -> str:
     """The figures as a Markdown list."""
     answers = ", ".join(f"{count:,} × {kind}" for kind, count in result["answers"].items())
-    first, _, last = result["rss_mb_thirds"]
+    first, *_, last = result["rss_mb_thirds"]
     return "\n".join(
         [
             f"* {sum(result['answers'].values()):,} requests of {result['clients']} clients: "
