@@ -19,9 +19,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import ROOT, machine
-from benchmarks.subsets import write_table
+from benchmarks.subsets import begins_with, write_table
 from pipeline.commands import positive_int, run
-from pipeline.dataset import Dataset, Sample, load_dataset
+from pipeline.dataset import load_dataset
 from pipeline.errors import UserError
 from pipeline.files import atomic_write
 from pipeline.versions import versions_of
@@ -80,15 +80,6 @@ def table(result: dict) -> str:
 def _auc(metrics: dict) -> str:
     low, high = metrics["auc_95"]
     return f"{metrics['auc']:.3f} ({low:.3f}–{high:.3f})"
-
-
-def begins_with(dataset: Dataset, names: list[str]) -> Dataset:
-    """The pictures whose file names begin with one of `names`."""
-
-    def chosen(samples: list[Sample]) -> list[Sample]:
-        return [sample for sample in samples if sample.path.name.startswith(tuple(names))]
-
-    return Dataset(dataset.root, chosen(dataset.train), chosen(dataset.validate))
 
 
 def train_further(first: Path, new: Path, old: Path, share: float, args) -> dict:

@@ -1,9 +1,9 @@
-"""A part of a dataset, as a CSV file that the training scripts take."""
+"""Parts of a dataset, as CSV files that the training scripts take."""
 
 import csv
 from pathlib import Path
 
-from pipeline.dataset import CLASS_NAMES, Dataset
+from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, Sample
 
 
 def write_table(dataset: Dataset, path: Path) -> Path:
@@ -17,3 +17,32 @@ def write_table(dataset: Dataset, path: Path) -> Path:
                 row = [sample.path.resolve(), label, sample.generator, sample.group, split]
                 writer.writerow(row)
     return path
+
+
+def begins_with(dataset: Dataset, names: list[str]) -> Dataset:
+    """The pictures whose file names begin with one of `names`."""
+
+    def chosen(samples: list[Sample]) -> list[Sample]:
+        return [sample for sample in samples if sample.path.name.startswith(tuple(names))]
+
+    return Dataset(dataset.root, chosen(dataset.train), chosen(dataset.validate))
+
+
+def evenly(dataset: Dataset, pictures: int) -> Dataset:
+    """Of the dataset `pictures` to train on, evenly spread over those of each class, and half as
+    many to validate with."""
+
+    def chosen(samples: list[Sample], count: int) -> list[Sample]:
+        of_class = [
+            [sample for sample in samples if sample.label == label] for label in (REAL, FAKE)
+        ]
+        return [sample for samples in of_class for sample in _spread(samples, count // 2)]
+
+    return Dataset(
+        dataset.root, chosen(dataset.train, pictures), chosen(dataset.validate, pictures // 2)
+    )
+
+
+def _spread(samples: list[Sample], count: int) -> list[Sample]:
+    count = min(count, len(samples))
+    return [samples[number * len(samples) // count] for number in range(count)]

@@ -21,9 +21,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import ROOT, machine
-from benchmarks.subsets import write_table
+from benchmarks.subsets import evenly, write_table
 from pipeline.commands import positive_int, run
-from pipeline.dataset import FAKE, REAL, Dataset, Sample, load_dataset
+from pipeline.dataset import load_dataset
 from pipeline.errors import UserError
 from pipeline.files import atomic_write
 
@@ -63,21 +63,6 @@ def main() -> None:
     if args.output:
         with atomic_write(args.output) as file:
             json.dump(result | {"results": results}, file, indent=1)
-
-
-def evenly(dataset: Dataset, pictures: int) -> Dataset:
-    """Of the dataset `pictures` to train on, evenly spread over those of each class, and half as
-    many to validate with."""
-
-    def chosen(samples: list[Sample], count: int) -> list[Sample]:
-        of_class = [
-            [sample for sample in samples if sample.label == label] for label in (REAL, FAKE)
-        ]
-        return [sample for samples in of_class for sample in _spread(samples, count // 2)]
-
-    return Dataset(
-        dataset.root, chosen(dataset.train, pictures), chosen(dataset.validate, pictures // 2)
-    )
 
 
 def train(script: list[str], subset: Path, options: list, output: Path) -> dict:
@@ -126,11 +111,6 @@ def as_row(result: dict) -> str:
         f"{result['memory_mb']:,.0f} MB | {result['pictures_per_second']:.1f} | "
         f"{result['auc']:.3f} ({low:.3f}–{high:.3f}) |"
     )
-
-
-def _spread(samples: list[Sample], count: int) -> list[Sample]:
-    count = min(count, len(samples))
-    return [samples[number * len(samples) // count] for number in range(count)]
 
 
 if __name__ == "__main__":

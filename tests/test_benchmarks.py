@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import probes, readme_tables
+from benchmarks import probes, readme_tables, subsets
 from benchmarks.measuring import measure
+from pipeline.dataset import FAKE, REAL, Dataset, Sample
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -78,6 +79,27 @@ def test_scoring_speed_runs_and_keeps_other_parts(tmp_path):
     assert result["memory"]["ratio"] > 0
     assert "| meso4 | 0.12 |" in ran.stdout
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_subset_has_both_classes_and_is_spread_over_all_kinds(tmp_path):
+    def samples(count: int, folder: str) -> list[Sample]:
+        return [
+            Sample(tmp_path / folder / f"{kind}_{number}.jpg", label)
+            for kind, label in (("dfdc", FAKE), ("ffhq", REAL), ("sd21", FAKE), ("stylegan", FAKE))
+            for number in range(count)
+        ]
+
+    dataset = Dataset(tmp_path, samples(10, "train"), samples(6, "validate"))
+    some = subsets.evenly(subsets.begins_with(dataset, ["ffhq", "sd21", "stylegan"]), 8)
+    assert [sample.path.name for sample in some.train] == [
+        *("ffhq_0.jpg", "ffhq_2.jpg", "ffhq_5.jpg", "ffhq_7.jpg"),
+        *("sd21_0.jpg", "sd21_5.jpg", "stylegan_0.jpg", "stylegan_5.jpg"),
+    ]
+    assert [sample.label for sample in some.validate] == [REAL, REAL, FAKE, FAKE]
+    table = subsets.write_table(some, tmp_path / "some.csv").read_text().splitlines()
+    assert table[0] == "path,label,generator,group,split"
+    assert table[1].startswith(f"{tmp_path}/train/ffhq_0.jpg,real,")
+    assert table[-1].startswith(f"{tmp_path}/validate/stylegan_0.jpg,fake,")
 
 
 def test_an_unknown_part_is_refused():

@@ -156,12 +156,18 @@ def processes_below(pid: int) -> dict[int, str]:
     return {child: commands[child] for child in below if child in commands}
 
 
+def workers_below(pid: int) -> list[int]:
+    """The processes that hold detectors, below that of score_cluster.py."""
+    below = processes_below(pid).items()
+    return [pid for pid, line in below if line.startswith("ray::") and "MapWorker" in line]
+
+
 @needs_linux
 @pytest.mark.slow
 def test_killing_a_worker_loses_and_doubles_no_row(tmp_path, own_cache):
     pytest.importorskip("ray")
     photos = tmp_path / "photos"
-    expected = links(photos, [SAMPLES / "two_people.jpg"], 23)
+    expected = links(photos, [SAMPLES / "two_people.jpg"], 95)
     (photos / "bad.jpg").touch()
     output = tmp_path / "rows"
     command = [sys.executable, REPOSITORY / "score_cluster.py", photos, "--output", output]
@@ -170,21 +176,18 @@ def test_killing_a_worker_loses_and_doubles_no_row(tmp_path, own_cache):
     environment = os.environ | {"RAY_worker_niceness": "0"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
         try:
-            while not (killed := list(output.glob("part-*.parquet"))):
+            # The second worker may still be starting when the first one writes its first part.
+            while not (parts := list(output.glob("part-*.parquet"))) or not (
+                workers := workers_below(process.pid)
+            ):
                 assert process.poll() is None, process.stderr.read().decode()
                 time.sleep(0.05)
-            workers = [
-                pid
-                for pid, line in processes_below(process.pid).items()
-                if line.startswith("ray::") and "MapWorker" in line
-            ]
-            assert len(workers) == 2
             os.kill(workers[0], signal.SIGKILL)
             _, said = process.communicate(timeout=900)
         finally:
             process.terminate()
     assert process.returncode == 1, said.decode()  # one photo is no photo
-    assert len(killed) < 8
+    assert len(parts) < 32  # it was killed in the middle
     rows = rows_in(output)
     counts = Counter(row["path"] for row in rows)
     assert counts == {str(path): 2 for path in expected} | {str(photos / "bad.jpg"): 1}
@@ -195,7 +198,7 @@ def test_killing_a_worker_loses_and_doubles_no_row(tmp_path, own_cache):
     (photos / "new.heic").symlink_to(FACE_SAMPLE)
     again = subprocess.run(command, env=environment, capture_output=True, timeout=900)
     assert again.returncode == 0, again.stderr.decode()
-    assert b"24 photos scored already" in again.stderr
+    assert b"96 photos scored already" in again.stderr
     new = set(output.glob("part-*.parquet")) - before.keys()
     assert len(new) == 1
     assert {path: path.read_bytes() for path in before} == before
