@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--vit-crops", type=positive_int, default=96)
     parser.add_argument("--photos", type=positive_int, default=32, help="of 12 megapixels")
     parser.add_argument("--memory-crops", type=positive_int, default=1000)
-    parser.add_argument("--cluster-photos", type=positive_int, default=160)
+    parser.add_argument("--cluster-photos", type=positive_int, default=480)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "scoring_speed.json")
     args = parser.parse_args()
