@@ -5,6 +5,7 @@ the temperature, mends the first (Guo, Pleiss, Sun, Weinberger: "On Calibration 
 Networks", ICML 2017); a threshold chosen on validation pictures mends the second.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +15,11 @@ from pipeline.errors import UserError
 
 DEFAULT_RULE = "fpr=0.05"
 RULES = (
-    "fpr=SHARE (at most this share of real faces is called fake), eer (both mistakes equally "
-    "often), accuracy (fewest mistakes if both classes are equally common), or a number 0…1"
+    "fpr=SHARE (at most this share of real faces is called fake), each-fpr=SHARE (of the real "
+    "faces of each source, too), eer (both mistakes equally often), accuracy (fewest mistakes if "
+    "both classes are equally common), or a number 0…1"
 )
+FEWEST_OF_A_SOURCE = 50  # real faces, to choose a threshold by
 # A face counts as real only where no more than this share of the validation fakes scores as low.
 MISSED_FAKES = 0.05
 
@@ -54,18 +57,24 @@ class Calibration:
         )
 
 
-def calibrate(labels: np.ndarray, logits: np.ndarray, rule: str = DEFAULT_RULE) -> Calibration:
+def calibrate(
+    labels: np.ndarray,
+    logits: np.ndarray,
+    rule: str = DEFAULT_RULE,
+    sources: Sequence[str] = (),
+) -> Calibration:
     """Fit temperature and threshold on validation pictures that the network was not trained on.
 
-    labels (N,) of 0 real and 1 fake, logits (N,) float; `rule` is one of `RULES`. Raises UserError
-    for another rule and ValueError where a class is missing.
+    labels (N,) of 0 real and 1 fake, logits (N,) float; `rule` is one of `RULES`; `sources` names
+    the generator or source of each picture, for the rule that asks for them. Raises UserError for
+    another rule and ValueError where a class is missing.
     """
     labels, logits = np.asarray(labels), np.asarray(logits, np.float64)
     if not (np.any(labels == REAL) and np.any(labels == FAKE)):
         raise ValueError("calibration needs pictures of both classes")
     temperature = fit_temperature(labels, logits)
     probabilities = sigmoid(logits / temperature)
-    threshold = choose_threshold(labels, probabilities, rule)
+    threshold = choose_threshold(labels, probabilities, rule, sources)
     fakes = np.sort(probabilities[labels == FAKE])
     uncertain_from = fakes[int(MISSED_FAKES * len(fakes))]
     return Calibration(temperature, threshold, float(min(uncertain_from, threshold)), rule)
@@ -83,22 +92,27 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     return float(np.exp(minimize_scalar(cross_entropy, bounds=(-4, 4), method="bounded").x))
 
 
-def choose_threshold(labels: np.ndarray, probabilities: np.ndarray, rule: str) -> float:
-    """The fake_probability from which a face shall be called fake, by one of the `RULES`."""
+def choose_threshold(
+    labels: np.ndarray, probabilities: np.ndarray, rule: str, sources: Sequence[str] = ()
+) -> float:
+    """The fake_probability from which a face shall be called fake, by one of the `RULES`.
+
+    `sources` as in `calibrate`; those with fewer than FEWEST_OF_A_SOURCE real faces have no say of
+    their own.
+    """
     real = np.sort(probabilities[labels == REAL])[::-1]
     fake = np.sort(probabilities[labels == FAKE])
     if rule.startswith("fpr="):
-        share = _share(rule.removeprefix("fpr="), rule)
-        # As many real faces may lie at or above the threshold. (29 % of 100 is 28.999… in floats.)
-        allowed = np.searchsorted(np.arange(1, len(real) + 1) / len(real), share, side="right")
-        if allowed >= len(real):
-            return 0.0
-        highest_below = real[allowed]
-        above = np.concatenate([real[:allowed], fake])
-        above = above[above > highest_below]
-        middle = (highest_below + (above.min() if len(above) else 1.0)) / 2
-        # Between two neighbouring floats there is no middle, and above 1.0 no other score.
-        return float(max(middle, np.nextafter(highest_below, 2)))
+        return _passing(real, fake, _share(rule.removeprefix("fpr="), rule))
+    if rule.startswith("each-fpr="):
+        share = _share(rule.removeprefix("each-fpr="), rule)
+        threshold = _passing(real, fake, share)
+        names = np.asarray(sources or [""] * len(labels))
+        for name in np.unique(names):
+            of_source = np.sort(probabilities[(labels == REAL) & (names == name)])[::-1]
+            if len(of_source) >= FEWEST_OF_A_SOURCE:
+                threshold = max(threshold, _passing(of_source, fake, share))
+        return threshold
     if rule in ("eer", "accuracy"):
         candidates = np.unique(np.concatenate([real, fake]))
         false_alarms = 1 - np.searchsorted(real[::-1], candidates) / len(real)
@@ -106,6 +120,21 @@ def choose_threshold(labels: np.ndarray, probabilities: np.ndarray, rule: str) -
         cost = np.abs(false_alarms - misses) if rule == "eer" else false_alarms + misses
         return float(candidates[np.argmin(cost)])
     return _share(rule, rule)
+
+
+def _passing(real: np.ndarray, fake: np.ndarray, share: float) -> float:
+    """The lowest threshold at or above which at most `share` of the real scores lie, as far from
+    the scores on both sides as can be; `real` falls, `fake` rises."""
+    # (29 % of 100 is 28.999… in floats.)
+    allowed = np.searchsorted(np.arange(1, len(real) + 1) / len(real), share, side="right")
+    if allowed >= len(real):
+        return 0.0
+    highest_below = real[allowed]
+    above = np.concatenate([real[:allowed], fake])
+    above = above[above > highest_below]
+    middle = (highest_below + (above.min() if len(above) else 1.0)) / 2
+    # Between two neighbouring floats there is no middle, and above 1.0 no other score.
+    return float(max(middle, np.nextafter(highest_below, 2)))
 
 
 def expected_calibration_error(

@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +23,7 @@ from pipeline.images import read_image, resize
 from pipeline.metrics import auc, bootstrap_interval, evaluate
 from pipeline.report import write_model_card
 from pipeline.runtime import Runtime
+from pipeline.sampling import source_of
 
 PARITY = 1e-4  # of fake_probability, between the trained network and its exported graph
 CHECKED_FACES = 64
@@ -62,27 +63,14 @@ def finish_training(
     `run` is the folder with history.jsonl. The folder that was at `target` stays until the new one
     is whole. Raises UserError where the exported graph disagrees with the network.
     """
-    labels = np.array([sample.label for sample in validate])
     logits = predict(trained.logits, validate, architecture, resize_filter)
-    calibration = calibrate(labels, logits, threshold_rule)
-    probabilities = calibration.probability(logits)
-
-    metrics = evaluate(labels, probabilities, calibration.threshold)
-    metrics["auc_95"] = bootstrap_interval(labels, probabilities, auc)
-    metrics["ece_before"] = expected_calibration_error(labels, sigmoid(logits))
+    calibration, sections = judge(validate, logits, threshold_rule)
     description = {
         "name": name,
         "architecture": architecture.name,
         "input": describe_input(architecture, resize_filter),
         "face": {"mode": "auto", "margin": margin},
-        "calibration": {
-            "temperature": calibration.temperature,
-            "threshold": calibration.threshold,
-            "uncertain_from": calibration.uncertain_from,
-            "rule": calibration.rule,
-            "images": metrics["images"],
-        },
-        "metrics": metrics,
+        **sections,
         "training": {**training, **_circumstances(trained.libraries)},
     }
     with write_detector(target, description) as new:
@@ -92,8 +80,24 @@ def finish_training(
         )
         trained.save_weights(new)
         shutil.copyfile(run / "history.jsonl", new / "history.jsonl")
-        write_model_card(new, description, labels, probabilities)
+        labels = np.array([sample.label for sample in validate])
+        write_model_card(new, description, labels, calibration.probability(logits))
     return description
+
+
+def judge(samples: list[Sample], logits: np.ndarray, rule: str) -> tuple[Calibration, dict]:
+    """How a network's logits (N,) of the validation pictures become verdicts, and what these are
+    worth: the calibration, and the sections `calibration` and `metrics` of detector.json."""
+    labels = np.array([sample.label for sample in samples])
+    calibration = calibrate(labels, logits, rule, [source_of(sample) for sample in samples])
+    probabilities = calibration.probability(logits)
+    metrics = evaluate(labels, probabilities, calibration.threshold)
+    metrics["auc_95"] = bootstrap_interval(labels, probabilities, auc)
+    metrics["ece_before"] = expected_calibration_error(labels, sigmoid(logits))
+    return calibration, {
+        "calibration": {**asdict(calibration), "images": metrics["images"]},
+        "metrics": metrics,
+    }
 
 
 def predict(

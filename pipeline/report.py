@@ -51,6 +51,8 @@ def _card(description: dict) -> str:
         if counts["fake"]
         else "training made its own fakes from real pictures, and saw none of these kinds"
     )
+    if "data" in calibration:
+        kinds = f"those of {calibration['data']}, on which it was calibrated again"
     script = _SCORING_SCRIPTS.get(architecture.partition("_")[0], f"infer_{architecture}.py")
     return f"""# {description["name"]}
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.calibration import (
     DEFAULT_RULE,
+    FEWEST_OF_A_SOURCE,
     MISSED_FAKES,
     Calibration,
     calibrate,
@@ -76,6 +77,32 @@ def test_no_fake_that_the_fpr_rule_could_catch_is_missed(real, fake, share):
     missed = fake[fake < threshold]
     if len(missed):
         assert np.mean(real >= missed.max()) > share
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=FEWEST_OF_A_SOURCE, max_size=80),
+    st.lists(st.floats(0, 1), min_size=FEWEST_OF_A_SOURCE, max_size=80),
+    st.lists(st.floats(0, 1), min_size=1, max_size=FEWEST_OF_A_SOURCE - 1),
+    scores,
+    shares,
+)
+def test_the_each_fpr_rule_keeps_its_share_in_every_source(first, second, small, fake, share):
+    labels, probabilities = joined(np.array(first + second + small), fake)
+    sources = ["a"] * len(first) + ["b"] * len(second) + ["c"] * len(small) + ["a"] * len(fake)
+    threshold = choose_threshold(labels, probabilities, f"each-fpr={share!r}", sources)
+    # It is the strictest of all, of which the small source has a say only among all faces.
+    assert threshold == max(
+        choose_threshold(*joined(np.array(real), fake), f"fpr={share!r}")
+        for real in (first, second, first + second + small)
+    )
+    for real in (first, second):
+        assert np.mean(np.array(real) >= threshold) <= share
+
+
+def test_without_sources_the_each_fpr_rule_is_the_fpr_rule():
+    labels, probabilities = joined(np.linspace(0, 0.9, 200), np.linspace(0.3, 1, 50))
+    expected = choose_threshold(labels, probabilities, "fpr=0.05")
+    assert choose_threshold(labels, probabilities, "each-fpr=0.05") == expected
 
 
 def test_the_fpr_threshold_keeps_its_distance_from_the_scores_on_both_sides():

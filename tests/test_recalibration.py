@@ -1,0 +1,81 @@
+"""Choosing temperature and threshold anew: what changes in a detector's folder, what does not."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pipeline import recalibrate
+from pipeline.calibration import FEWEST_OF_A_SOURCE
+from pipeline.detector import INT8_GRAPH, load_detector
+from pipeline.errors import UserError
+from pipeline.images import read_image, resize
+from pipeline.runtime import Runtime
+from pipeline.versions import copies_of, keep_version
+from tests.conftest import DETECTOR, REPOSITORY
+from tests.test_precision import copy_of
+from tests.tiny_dataset import make_dataset
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.fixture
+def detector(tmp_path):
+    description = json.loads((DETECTOR / "detector.json").read_text())
+    metrics = description["metrics"] | {"unseen_auc": 0.6, "unseen_auc_95": [0.5, 0.7]}
+    metrics["unseen_measured"] = {"date": "2026-11-26", "sets": {}}
+    precision = {"order": ["int8", "fp32"]}
+    return copy_of(DETECTOR, tmp_path / "meso4", metrics=metrics, precision=precision)
+
+
+def test_a_detector_is_calibrated_on_other_pictures(detector, tmp_path):
+    data = make_dataset(tmp_path / "scans", train=2, validate=4 * FEWEST_OF_A_SOURCE)
+    reals = sorted((data / "validate" / "real").iterdir())
+    for number, path in enumerate(reals):
+        path.rename(path.with_name(f"{'ab'[number % 2]}_{path.name}"))
+    (data / "validate" / "real" / "c_broken.jpg").write_bytes(b"no picture")
+    keep_version(detector)
+    before = load_detector(detector).description
+    command = [sys.executable, "-m", "pipeline.recalibrate", detector, "--data", data]
+    ran = subprocess.run(
+        [*command, "--threshold-rule", "each-fpr=0.1"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "threshold 0." in ran.stdout and "c_broken.jpg" in ran.stderr
+    assert "fp32 until pipeline.precision" in ran.stderr
+
+    now = load_detector(detector)
+    runtime = Runtime(now.graph, now.architecture)
+    shares = []
+    for source in "ab":
+        paths = sorted((data / "validate" / "real").glob(f"{source}_*"))
+        pictures = np.stack([resize(read_image(path), 256, now.resize_filter) for path in paths])
+        probabilities = now.calibration.probability(runtime.logits(pictures))
+        shares.append(np.mean(probabilities >= now.calibration.threshold))
+    assert 0 < max(shares) <= 0.1
+    description = now.description
+    assert description["calibration"]["rule"] == "each-fpr=0.1"
+    assert description["calibration"]["images"] == {"real": len(reals), "fake": len(reals)}
+    assert description["metrics"]["unseen_auc"] == 0.6
+    assert description["metrics"]["auc"] != before["metrics"]["auc"]
+    assert "precision" not in description and not {*INT8_GRAPH} & {*description["files"]}
+    assert description["training"] == before["training"]
+    assert (
+        "those of scans, on which it was calibrated again" in (detector / "README.md").read_text()
+    )
+    assert len(copies_of(detector)) == 1
+
+
+def test_one_class_is_refused_and_the_detector_stays(detector, tmp_path):
+    data = make_dataset(tmp_path / "data", train=4, validate=4)
+    shutil.rmtree(data / "validate" / "fake")
+    before = (detector / "detector.json").read_bytes()
+    with pytest.raises(UserError, match="validate"):
+        recalibrate.recalibrate(detector, data, "fpr=0.05")
+    assert (detector / "detector.json").read_bytes() == before
