@@ -28,8 +28,8 @@ NETWORKS = {
     "vit_tiny_patch16_224": [
         *VIT, "--architecture", "vit_tiny_patch16_224", "--learning-rate", "5e-4", "--epochs", "6",
     ],
-    "resnet50": ["train_resnet50.py", *TORCH, "--batch-size", "16", "--epochs", "3"],
-    "efficientnet_b0": ["train_efficientnet.py", "--learning-rate", "1e-3", "--epochs", "4"],
+    "resnet50": ["train_resnet50.py", *TORCH, "--batch-size", "16", "--epochs", "2"],
+    "efficientnet_b0": ["train_efficientnet.py", "--learning-rate", "1e-3", "--epochs", "3"],
     "vit": [*VIT, "--batch-size", "2", "--learning-rate", "1e-4", "--epochs", "1"],
 }  # fmt: skip
 FEW = {"vit": 600}

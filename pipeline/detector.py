@@ -7,6 +7,7 @@ training from and a model card lie beside them. Nothing in it is a pickle.
 import contextlib
 import copy
 import json
+import re
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
@@ -151,6 +152,14 @@ def describe_input(architecture: Architecture, resize_filter: str) -> dict:
         "layout": architecture.layout,
         "resize": resize_filter,
     }
+
+
+def as_start(description: dict) -> str:
+    """How a training that goes on from a detector of this `description` names its start: in
+    brackets stands what the first of all trainings began with."""
+    first = description.get("training", {}).get("start", "not stated")
+    first = re.sub(r"^detector .* \((.+)\)$", r"\1", first)
+    return f"detector {description['name']} ({first})"
 
 
 @contextlib.contextmanager

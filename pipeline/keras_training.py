@@ -31,7 +31,7 @@ from models import Architecture, PixelScaling
 from pipeline import keras_backend
 from pipeline.batches import Batches
 from pipeline.dataset import Dataset
-from pipeline.detector import check_folder
+from pipeline.detector import as_start, check_folder
 from pipeline.errors import UserError
 from pipeline.files import atomic_write, quiet_stderr, recover_folder, replace_folder
 from pipeline.finishing import Trained
@@ -464,9 +464,7 @@ def starting_point(init: str, architecture: Architecture) -> StartingPoint:
         raise UserError(f"--init {init}: there is no such file or folder; `none` is from scratch.")
     description = check_folder(path)
     _require_same(description["architecture"], architecture, path)
-    return StartingPoint(
-        f"detector {description['name']}", lambda model: model.load_weights(path / WEIGHTS)
-    )
+    return StartingPoint(as_start(description), lambda model: model.load_weights(path / WEIGHTS))
 
 
 def _imagenet(architecture: Architecture) -> StartingPoint:

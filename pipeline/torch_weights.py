@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from models import Architecture
-from pipeline.detector import check_folder
+from pipeline.detector import as_start, check_folder
 from pipeline.errors import UserError
 from pipeline.hub import HUB, download
 from pipeline.training import StartingPoint, is_first_process
@@ -133,5 +133,5 @@ def _load(network: nn.Module, weights: dict[str, torch.Tensor]) -> None:
 
 def _name(path: Path) -> str:
     if (path / "detector.json").exists():
-        return f"detector {check_folder(path)['name']}"
+        return as_start(check_folder(path))
     return path.name

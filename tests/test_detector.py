@@ -12,7 +12,14 @@ import pytest
 
 from models import ARCHITECTURES
 from pipeline.calibration import Calibration
-from pipeline.detector import check_folder, describe_input, is_inside, load_detector, write_detector
+from pipeline.detector import (
+    as_start,
+    check_folder,
+    describe_input,
+    is_inside,
+    load_detector,
+    write_detector,
+)
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
 
@@ -264,3 +271,11 @@ def test_a_program_killed_while_writing_leaves_a_whole_folder(folder, event, mom
 def test_a_copied_folder_is_as_good(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "kopiert 写真")
     assert load_detector(copy).name == "tested"
+
+
+def test_a_chain_of_trainings_names_what_the_first_began_with():
+    first = {"name": "a", "training": {"start": "ImageNet"}}
+    second = {"name": "b", "training": {"start": as_start(first)}}
+    assert second["training"]["start"] == "detector a (ImageNet)"
+    assert as_start(second) == "detector b (ImageNet)"
+    assert as_start({"name": "c"}) == "detector c (not stated)"

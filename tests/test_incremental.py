@@ -172,7 +172,7 @@ def test_one_that_did_not_forget_takes_it_and_one_can_go_back(detector, data, ca
     after = load_detector(detector).description
     assert after != before and current_version(detector) == 2
     training = after["training"]
-    assert training["start"] == "detector meso4"
+    assert training["start"] == "detector meso4 (scratch)"
     assert (training["new_images"], training["replayed_images"]) == (48, 21)
 
     assert incremental.list_versions(detector) == 0

@@ -361,7 +361,7 @@ def test_a_network_tuned_with_lora_is_written_merged_and_with_its_adapter(
     best = max(line["val_auc"] for line in done.history)
     assert auc_of(done.output, data) == pytest.approx(best, abs=1e-6)
     start = torch_training.starting_point(str(done.output), RESNET)
-    assert start.label == "detector tiny"
+    assert start.label == "detector tiny (scratch)"
     assert start.adapter == done.output / "adapter"
 
 

@@ -63,7 +63,8 @@ def weights_file(tmp_path) -> Path:
 def detector(tmp_path) -> Path:
     """A detector folder, as far as training is concerned."""
     folder = tmp_path / "mine"
-    with write_detector(folder, {"name": "mine", "architecture": VIT.name}) as new:
+    description = {"name": "mine", "architecture": VIT.name, "training": {"start": "ImageNet"}}
+    with write_detector(folder, description) as new:
         save_file(network_of(1).state_dict(), new / WEIGHTS)
     return folder
 
@@ -85,7 +86,7 @@ def test_a_file_under_the_names_of_timm(weights_file, capfd):
 def test_a_detector_folder_starts_with_its_head(detector, capfd):
     assert_same(started(detector), network_of(1).state_dict())
     start = starting_point(str(detector), VIT)
-    assert (start.label, start.adapter) == ("detector mine", None)
+    assert (start.label, start.adapter) == ("detector mine (ImageNet)", None)
     assert capfd.readouterr().err == ""
 
 

@@ -464,7 +464,7 @@ def test_training_goes_on_from_a_detector_folder(reference, training, monkeypatc
     data = make_dataset(tmp_path / "data", train=8, validate=8)
     arguments = ["--data", data, "--epochs", 1, "--learning-rate", 1e-9, "--batch-size", 8]
     train_here(monkeypatch, *arguments, "--output", output, "--init", reference.output)
-    assert load_detector(output).description["training"]["start"] == "detector tiny"
+    assert load_detector(output).description["training"]["start"] == "detector tiny (scratch)"
     before, after = (weights_of(folder / training.WEIGHTS) for folder in (reference.output, output))
     for name, array in before.items():
         if array.ndim > 1:  # a step of 1e-9 moves the kernels by no more
