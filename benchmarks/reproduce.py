@@ -1,16 +1,16 @@
 """Train the recommended detector again: does it come out as good as the one that is shipped?
 
-    make reproduce FACES=faces                               all of it: 2½ hours on two idle cores
+    make reproduce FACES=faces                               all of it: 70 minutes on two idle cores
     python benchmarks/reproduce.py --data faces --epochs 1   a short try, which will be worse
 
 FACES is a dataset as training wants it, with test sets in FACES/test/: each a folder that holds
-real/, fake/ or both. train_efficientnet.py trains EfficientNet-Lite0 in the STAGES below, then the
+real/, fake/ or both. train_efficientnet.py trains EfficientNet-Lite0 as its recipe says, then the
 new detector and the shipped one are tested on the same pictures.
 
-Of the shipped one the first stage was stopped after 7 of 10 epochs, while it was still getting
-better. This runs all 10, so only what is worse than shipped counts: by more than 0.02 of AUC, which
-is about the half of the shipped one's 95 % interval, or more than 10 of 100 pictures at the
-threshold, which each training chooses anew. How far two trainings lie apart has not been measured.
+The shipped one was stopped after 7 of 10 epochs, while it was still getting better. This runs all
+10, so only what is worse than shipped counts: by more than 0.02 of AUC, which is about the half of
+the shipped one's 95 % interval, or more than 10 of 100 pictures at the threshold, which each
+training chooses anew. How far two trainings lie apart has not been measured.
 
 Stopped, the same command goes on where it was. Prints a table: figure, shipped, reproduced,
 tolerance. Exit codes: 0 as good as shipped; 1 worse; 2 wrong use, or a training that failed; 130
@@ -31,15 +31,6 @@ from pipeline.errors import UserError
 
 SHIPPED = WEIGHTS / "efficientnet_lite0"
 TRAINING = ["train_efficientnet.py", "--architecture", "efficientnet_lite0"]
-# Each goes on from the one before; the first from ImageNet, as the recipe says.
-STAGES = (
-    [],
-    ["--learning-rate", "3e-4", "--epochs", "3", "--self-blended", "0.2", "--augmentation",
-     "soften=0.3,sharpen=0.15,screenshot=0.15"],
-    ["--learning-rate", "3e-4", "--epochs", "4", "--self-blended", "0.25", "--augmentation",
-     "crop=0.7,smallest_crop=0.6,rescale=0.2,jpeg=0.4,soften=0.35,sharpen=0.15,screenshot=0.15",
-     "--threshold-rule", "each-fpr=0.05"],
-)  # fmt: skip
 TOLERANCES = {"auc": 0.02, "recall_real": 0.1, "recall_fake": 0.1}
 
 
@@ -66,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, required=True, metavar="FACES")
     parser.add_argument("--output", type=Path, default=Path("reports/reproduce"), metavar="DIR")
-    parser.add_argument("--epochs", type=positive_int, help="of each stage; default: as shipped")
+    parser.add_argument("--epochs", type=positive_int, help="default: as the recipe has it")
     args = parser.parse_args(arguments)
     tests = test_sets(args.data)
     reproduced = args.output.resolve() / SHIPPED.name
@@ -103,23 +94,11 @@ def test_sets(data: Path) -> list[Path]:
 
 
 def train(data: Path, epochs: int | None, folder: Path) -> None:
-    """Train the detector folder in all STAGES, of `epochs` each if given; those before the last
-    leave their detectors beside it. What is done is left, what was stopped goes on. Raises
-    UserError."""
-    start = "imagenet"
-    trainings = []
-    for number, options in enumerate(STAGES, 1):
-        last = number == len(STAGES)
-        target = folder if last else folder.with_name(f"{folder.name}-{number}")
-        command = [*TRAINING, "--data", str(data), "--init", start, *options]
-        command += ["--epochs", str(epochs)] if epochs else []
-        trainings.append((command, target))
-        start = str(target)
-    if ablation.is_trained(*trainings[-1]):
-        return
-    for command, target in trainings:
-        if not ablation.is_trained(command, target):
-            forgetting.train([*command, "--output", target])
+    """Train the detector folder, or go on with it, or leave it if it is done. Raises UserError."""
+    command = [*TRAINING, "--data", str(data)]
+    command += ["--epochs", str(epochs)] if epochs else []
+    if not ablation.is_trained(command, folder):
+        forgetting.train([*command, "--output", folder])
 
 
 def fingerprint(folder: Path) -> str | None:
