@@ -32,7 +32,7 @@ NETWORKS = {
     "efficientnet_b0": ["train_efficientnet.py", "--learning-rate", "1e-3", "--epochs", "3"],
     "vit": [*VIT, "--batch-size", "2", "--learning-rate", "1e-4", "--epochs", "1"],
 }  # fmt: skip
-FEW = {"vit": 600}
+FEW = {"vit": 390}
 
 
 def main() -> None:

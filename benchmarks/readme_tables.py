@@ -22,6 +22,7 @@ from benchmarks import (
     speed_tables,
     training_curves,
     training_speed,
+    tunings,
 )
 from benchmarks.measuring import ROOT
 from pipeline.commands import run
@@ -35,6 +36,7 @@ TABLES = {
     "training_curves": training_curves.table,
     "service_load": service_load.table,
     "forgetting": forgetting.table,
+    "tunings": tunings.table,
 }
 PLACE = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

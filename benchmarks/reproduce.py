@@ -31,6 +31,7 @@ from pipeline.errors import UserError
 
 SHIPPED = WEIGHTS / "efficientnet_lite0"
 TRAINING = ["train_efficientnet.py", "--architecture", "efficientnet_lite0"]
+TRAINING += ["--threshold-rule", "each-fpr=0.05"]  # as the shipped one was calibrated
 TOLERANCES = {"auc": 0.02, "recall_real": 0.1, "recall_fake": 0.1}
 
 

@@ -46,7 +46,7 @@ def training(folder: Path) -> dict:
     start = {"scratch": "from scratch", "imagenet": "ImageNet"}.get(made["start"], made["start"])
     keys = ("epoch", "val_auc")
     return {
-        "network": description["name"],
+        "network": description["architecture"],
         "start": start,
         "pictures": sum(made["images"].values()),
         "minutes": made["minutes"],
