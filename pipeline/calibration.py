@@ -16,9 +16,11 @@ from pipeline.errors import UserError
 DEFAULT_RULE = "fpr=0.05"
 RULES = (
     "fpr=SHARE (at most this share of real faces is called fake), each-fpr=SHARE (of the real "
-    "faces of each source, too), eer (both mistakes equally often), accuracy (fewest mistakes if "
-    "both classes are equally common), or a number 0…1"
+    "faces of each source, too), degraded-fpr=SHARE (the same where they come recompressed or "
+    "shrunk), eer (both mistakes equally often), accuracy (fewest mistakes if both classes are "
+    "equally common), or a number 0…1"
 )
+DEGRADED_RULE = "degraded-fpr="
 FEWEST_OF_A_SOURCE = 50  # real faces, to choose a threshold by
 # A face counts as real only where no more than this share of the validation fakes scores as low.
 MISSED_FAKES = 0.05
@@ -62,19 +64,22 @@ def calibrate(
     logits: np.ndarray,
     rule: str = DEFAULT_RULE,
     sources: Sequence[str] = (),
+    degraded: Sequence[np.ndarray] = (),
 ) -> Calibration:
     """Fit temperature and threshold on validation pictures that the network was not trained on.
 
     labels (N,) of 0 real and 1 fake, logits (N,) float; `rule` is one of `RULES`; `sources` names
-    the generator or source of each picture, for the rule that asks for them. Raises UserError for
-    another rule and ValueError where a class is missing.
+    the generator or source of each picture, for the rules that ask for them, and `degraded` holds
+    the logits (R,) of the real ones, in their order, after each degradation that DEGRADED_RULE
+    shall hold for. Raises UserError for another rule and ValueError where a class is missing.
     """
     labels, logits = np.asarray(labels), np.asarray(logits, np.float64)
     if not (np.any(labels == REAL) and np.any(labels == FAKE)):
         raise ValueError("calibration needs pictures of both classes")
     temperature = fit_temperature(labels, logits)
     probabilities = sigmoid(logits / temperature)
-    threshold = choose_threshold(labels, probabilities, rule, sources)
+    degraded = [sigmoid(np.asarray(real, np.float64) / temperature) for real in degraded]
+    threshold = choose_threshold(labels, probabilities, rule, sources, degraded)
     fakes = np.sort(probabilities[labels == FAKE])
     uncertain_from = fakes[int(MISSED_FAKES * len(fakes))]
     return Calibration(temperature, threshold, float(min(uncertain_from, threshold)), rule)
@@ -93,38 +98,49 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
 
 
 def choose_threshold(
-    labels: np.ndarray, probabilities: np.ndarray, rule: str, sources: Sequence[str] = ()
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    rule: str,
+    sources: Sequence[str] = (),
+    degraded: Sequence[np.ndarray] = (),
 ) -> float:
     """The fake_probability from which a face shall be called fake, by one of the `RULES`.
 
-    `sources` as in `calibrate`; those with fewer than FEWEST_OF_A_SOURCE real faces have no say of
-    their own.
+    `sources` and, as probabilities, `degraded` are as in `calibrate`; sources with fewer than
+    FEWEST_OF_A_SOURCE real faces have no say of their own.
     """
-    real = np.sort(probabilities[labels == REAL])[::-1]
+    real = probabilities[labels == REAL]
     fake = np.sort(probabilities[labels == FAKE])
+    names = np.asarray(sources or [""] * len(labels))[labels == REAL]
     if rule.startswith("fpr="):
         return _passing(real, fake, _share(rule.removeprefix("fpr="), rule))
     if rule.startswith("each-fpr="):
         share = _share(rule.removeprefix("each-fpr="), rule)
-        threshold = _passing(real, fake, share)
-        names = np.asarray(sources or [""] * len(labels))
-        for name in np.unique(names):
-            of_source = np.sort(probabilities[(labels == REAL) & (names == name)])[::-1]
-            if len(of_source) >= FEWEST_OF_A_SOURCE:
-                threshold = max(threshold, _passing(of_source, fake, share))
-        return threshold
+        return _passing_of_each(real, names, fake, share)
+    if rule.startswith(DEGRADED_RULE):
+        share = _share(rule.removeprefix(DEGRADED_RULE), rule)
+        return max(_passing_of_each(scores, names, fake, share) for scores in (real, *degraded))
     if rule in ("eer", "accuracy"):
         candidates = np.unique(np.concatenate([real, fake]))
-        false_alarms = 1 - np.searchsorted(real[::-1], candidates) / len(real)
+        false_alarms = 1 - np.searchsorted(np.sort(real), candidates) / len(real)
         misses = np.searchsorted(fake, candidates) / len(fake)
         cost = np.abs(false_alarms - misses) if rule == "eer" else false_alarms + misses
         return float(candidates[np.argmin(cost)])
     return _share(rule, rule)
 
 
+def _passing_of_each(real: np.ndarray, names: np.ndarray, fake: np.ndarray, share: float) -> float:
+    """The threshold that `_passing` gives to the real scores as a whole and to those of each name
+    (of the same shape) that has enough of them."""
+    groups = [real[names == name] for name in np.unique(names)]
+    large = [group for group in groups if len(group) >= FEWEST_OF_A_SOURCE]
+    return max(_passing(group, fake, share) for group in (real, *large))
+
+
 def _passing(real: np.ndarray, fake: np.ndarray, share: float) -> float:
     """The lowest threshold at or above which at most `share` of the real scores lie, as far from
-    the scores on both sides as can be; `real` falls, `fake` rises."""
+    the scores on both sides as can be; `fake` rises."""
+    real = np.sort(real)[::-1]
     # (29 % of 100 is 28.999… in floats.)
     allowed = np.searchsorted(np.arange(1, len(real) + 1) / len(real), share, side="right")
     if allowed >= len(real):

@@ -9,19 +9,27 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 from models import Architecture
-from pipeline.calibration import Calibration, calibrate, expected_calibration_error, sigmoid
-from pipeline.dataset import Sample
+from pipeline.calibration import (
+    DEGRADED_RULE,
+    Calibration,
+    calibrate,
+    expected_calibration_error,
+    sigmoid,
+)
+from pipeline.dataset import REAL, Sample
 from pipeline.detector import GRAPH, describe_input, write_detector
 from pipeline.errors import UserError
 from pipeline.images import read_image, resize
 from pipeline.metrics import auc, bootstrap_interval, evaluate
 from pipeline.report import write_model_card
+from pipeline.robustness import CLEAN, EVERYDAY, GRID
 from pipeline.runtime import Runtime
 from pipeline.sampling import source_of
 
@@ -63,8 +71,8 @@ def finish_training(
     `run` is the folder with history.jsonl. The folder that was at `target` stays until the new one
     is whole. Raises UserError where the exported graph disagrees with the network.
     """
-    logits = predict(trained.logits, validate, architecture, resize_filter)
-    calibration, sections = judge(validate, logits, threshold_rule)
+    look = partial(predict, trained.logits, architecture=architecture, resize_filter=resize_filter)
+    calibration, probabilities, sections = judge(validate, look, threshold_rule)
     description = {
         "name": name,
         "architecture": architecture.name,
@@ -81,23 +89,30 @@ def finish_training(
         trained.save_weights(new)
         shutil.copyfile(run / "history.jsonl", new / "history.jsonl")
         labels = np.array([sample.label for sample in validate])
-        write_model_card(new, description, labels, calibration.probability(logits))
+        write_model_card(new, description, labels, probabilities)
     return description
 
 
-def judge(samples: list[Sample], logits: np.ndarray, rule: str) -> tuple[Calibration, dict]:
-    """How a network's logits (N,) of the validation pictures become verdicts, and what these are
-    worth: the calibration, and the sections `calibration` and `metrics` of detector.json."""
+def judge(
+    samples: list[Sample], look: Callable[..., np.ndarray], rule: str
+) -> tuple[Calibration, np.ndarray, dict]:
+    """How a network's logits of the validation pictures become verdicts, and what these are worth:
+    the calibration, the pictures' fake_probability (N,), and the sections `calibration` and
+    `metrics` of detector.json. `look` is `predict` for this network."""
     labels = np.array([sample.label for sample in samples])
-    calibration = calibrate(labels, logits, rule, [source_of(sample) for sample in samples])
+    logits = look(samples)
+    degraded = []
+    if rule.startswith(DEGRADED_RULE):
+        real = [sample for sample in samples if sample.label == REAL]
+        degraded = [look(real, change=GRID[name]) for name in EVERYDAY]
+    sources = [source_of(sample) for sample in samples]
+    calibration = calibrate(labels, logits, rule, sources, degraded)
     probabilities = calibration.probability(logits)
     metrics = evaluate(labels, probabilities, calibration.threshold)
     metrics["auc_95"] = bootstrap_interval(labels, probabilities, auc)
     metrics["ece_before"] = expected_calibration_error(labels, sigmoid(logits))
-    return calibration, {
-        "calibration": {**asdict(calibration), "images": metrics["images"]},
-        "metrics": metrics,
-    }
+    section = {**asdict(calibration), "images": metrics["images"]}
+    return calibration, probabilities, {"calibration": section, "metrics": metrics}
 
 
 def predict(
@@ -105,14 +120,18 @@ def predict(
     samples: list[Sample],
     architecture: Architecture,
     resize_filter: str,
+    change: Callable[[np.ndarray], np.ndarray] = GRID[CLEAN],
 ) -> np.ndarray:
-    """The logits (N,) of whole pictures; `logits` is that of a `Trained` or of a `Runtime`."""
-    pixels = (_input(sample, architecture, resize_filter) for sample in samples)
+    """The logits (N,) of whole pictures, after a `change` of robustness.GRID; `logits` is that of
+    a `Trained` or of a `Runtime`."""
+    pixels = (_input(sample, architecture, resize_filter, change) for sample in samples)
     return np.concatenate([logits(np.stack(batch)) for batch in _batches(pixels, 64)])
 
 
-def _input(sample: Sample, architecture: Architecture, resize_filter: str) -> np.ndarray:
-    return resize(read_image(sample.path), architecture.input_size, resize_filter)
+def _input(
+    sample: Sample, architecture: Architecture, resize_filter: str, change: Callable = GRID[CLEAN]
+) -> np.ndarray:
+    return resize(change(read_image(sample.path)), architecture.input_size, resize_filter)
 
 
 def _batches(pictures, size: int):

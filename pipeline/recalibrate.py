@@ -11,6 +11,7 @@ replaced as a whole, and so is its copy where versions of it are kept.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,13 @@ def recalibrate(folder: Path, data: Path, rule: str) -> dict:
     if len(np.unique(labels)) < 2:
         raise UserError(f"{data}: calibration needs real and fake pictures in validate/.")
     runtime = Runtime(detector.graph, detector.architecture)
-    logits = predict(runtime.logits, samples, detector.architecture, detector.resize_filter)
-    calibration, sections = judge(samples, logits, rule)
+    look = partial(
+        predict,
+        runtime.logits,
+        architecture=detector.architecture,
+        resize_filter=detector.resize_filter,
+    )
+    _, probabilities, sections = judge(samples, look, rule)
     copies = copies_of(detector.folder)
     with change_detector(detector, without=INT8_GRAPH) as (new, description):
         kept = {
@@ -76,7 +82,7 @@ def recalibrate(folder: Path, data: Path, rule: str) -> dict:
         if description.get("precision", {}).get("order", ["fp32"]) != ["fp32"]:
             del description["precision"]
             print("It scores in fp32 until pipeline.precision is run again.", file=sys.stderr)
-        write_model_card(new, description, labels, calibration.probability(logits))
+        write_model_card(new, description, labels, probabilities)
     for copy in copies:
         copy_detector(detector.folder, copy)
     return description

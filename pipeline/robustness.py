@@ -109,3 +109,6 @@ GRID: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 """The grid: name → what it makes of a picture (H, W, 3) uint8 RGB, of the same shape and type. In
 the order to show it; the first, CLEAN, changes nothing."""
+
+EVERYDAY = ("JPEG 50", "resize 1/2", "social network")
+"""Those of the grid that most photos on the net have been through."""

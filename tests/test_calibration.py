@@ -105,6 +105,41 @@ def test_without_sources_the_each_fpr_rule_is_the_fpr_rule():
     assert choose_threshold(labels, probabilities, "each-fpr=0.05") == expected
 
 
+@given(
+    st.lists(st.tuples(*[st.floats(0, 1)] * 3), min_size=2 * FEWEST_OF_A_SOURCE, max_size=120),
+    scores,
+    shares,
+)
+def test_the_degraded_fpr_rule_keeps_its_share_however_the_real_faces_come(real, fake, share):
+    versions = np.array(real).T  # as they are, and two degradations
+    sources = ["a", "b"] * 80
+    chosen = choose_threshold(
+        *joined(versions[0], fake),
+        f"degraded-fpr={share!r}",
+        sources[: len(real) + len(fake)],
+        versions[1:],
+    )
+    each = f"each-fpr={share!r}"
+    assert chosen == max(
+        choose_threshold(*joined(version, fake), each, sources[: len(real) + len(fake)])
+        for version in versions
+    )
+    for version in versions:
+        assert np.mean(version[::2] >= chosen) <= share
+        assert np.mean(version[1::2] >= chosen) <= share
+
+
+def test_calibration_takes_degraded_faces_as_logits():
+    labels, logits = overconfident(2.5, count=400)
+    plain = calibrate(labels, logits, "degraded-fpr=0.05")
+    assert plain.threshold == calibrate(labels, logits, "each-fpr=0.05").threshold
+    harder = logits[labels == 0] + 1
+    strict = calibrate(labels, logits, "degraded-fpr=0.05", degraded=[harder])
+    assert strict.temperature == plain.temperature
+    allowed = np.floor(0.05 * len(harder)) / len(harder)
+    assert np.mean(strict.probability(harder) >= strict.threshold) == allowed
+
+
 def test_the_fpr_threshold_keeps_its_distance_from_the_scores_on_both_sides():
     labels, probabilities = joined(np.linspace(0, 0.4, 100), np.linspace(0.8, 1, 100))
     assert choose_threshold(labels, probabilities, "fpr=0") == pytest.approx(0.6)

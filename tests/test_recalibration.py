@@ -13,6 +13,7 @@ from pipeline.calibration import FEWEST_OF_A_SOURCE
 from pipeline.detector import INT8_GRAPH, load_detector
 from pipeline.errors import UserError
 from pipeline.images import read_image, resize
+from pipeline.robustness import CLEAN, EVERYDAY, GRID
 from pipeline.runtime import Runtime
 from pipeline.versions import copies_of, keep_version
 from tests.conftest import DETECTOR, REPOSITORY
@@ -70,6 +71,25 @@ def test_a_detector_is_calibrated_on_other_pictures(detector, tmp_path):
         "those of scans, on which it was calibrated again" in (detector / "README.md").read_text()
     )
     assert len(copies_of(detector)) == 1
+
+
+def test_degraded_real_faces_keep_their_share(detector, tmp_path):
+    data = make_dataset(tmp_path / "data", train=2, validate=2 * FEWEST_OF_A_SOURCE)
+    recalibrate.recalibrate(detector, data, "each-fpr=0.1")
+    before = load_detector(detector).calibration
+    recalibrate.recalibrate(detector, data, "degraded-fpr=0.1")
+    now = load_detector(detector)
+    look = Runtime(now.graph, now.architecture).logits
+    shares = []
+    for name in (CLEAN, *EVERYDAY):
+        pictures = [GRID[name](read_image(path)) for path in (data / "validate/real").iterdir()]
+        pixels = np.stack([resize(picture, 256, now.resize_filter) for picture in pictures])
+        shares.append(
+            np.mean(now.calibration.probability(look(pixels)) >= now.calibration.threshold)
+        )
+    assert 0 < max(shares) <= 0.1
+    assert now.calibration.threshold >= before.threshold
+    assert now.calibration.temperature == before.temperature
 
 
 def test_one_class_is_refused_and_the_detector_stays(detector, tmp_path):
