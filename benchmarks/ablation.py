@@ -6,11 +6,12 @@
         --variant "baseline=" --variant "half blended=--self-blended 0.5"
 
 FACES is a dataset as training wants it; each test set holds real/, fake/ or both. A variant is a
-name and further options of the training script; without any, VARIANTS are compared. Every run is a
-training of its own, OUTPUT/NAME/seed-N. Stopped, the same command goes on where it was: finished
-runs are skipped, a half-finished one is resumed. Writes OUTPUT/ablation.md, which it also prints,
-and OUTPUT/ablation.json: for each test set the mean AUC over the seeds and its standard deviation,
-and for one without fakes the share of real faces that pass.
+name and further options of the training script; without any, VARIANTS are compared. With --pictures
+only so many of the dataset are trained on, both classes alike, and half as many validate. Every run
+is a training of its own, OUTPUT/NAME/seed-N. Stopped, the same command goes on where it was:
+finished runs are skipped, a half-finished one is resumed. Writes OUTPUT/ablation.md, which it also
+prints, and OUTPUT/ablation.json: for each test set the mean AUC over the seeds and its standard
+deviation, and for one without fakes the share of real faces that pass.
 """
 
 import argparse
@@ -24,10 +25,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.measuring import machine
+from benchmarks.subsets import evenly, write_table
 from benchmarks.tunings import run_script
 from pipeline.commands import positive_int, run, whole_number
 from pipeline.comparison_entries import find
 from pipeline.comparison_scores import score
+from pipeline.dataset import load_dataset
 from pipeline.errors import UserError
 from pipeline.files import atomic_write
 from pipeline.metrics import evaluate
@@ -59,11 +63,17 @@ def main() -> None:
     parser.add_argument("--variant", action="append", type=named_options, metavar="NAME=OPTIONS")
     parser.add_argument("--seeds", nargs="+", type=whole_number, default=[0, 1, 2])
     parser.add_argument("--epochs", type=positive_int, help="default: as the script has it")
+    parser.add_argument("--pictures", type=positive_int, help="default: all")
     args = parser.parse_args()
     variants = dict(args.variant) if args.variant else VARIANTS
     if len({test.name for test in args.tests}) < len(args.tests):
         raise UserError("Two of the --tests have the same name, and would be one column: copy one.")
-    common = [*shlex.split(args.script), "--data", str(args.data.resolve())]
+    data = args.data.resolve()
+    if args.pictures:
+        args.output.mkdir(parents=True, exist_ok=True)
+        some = evenly(load_dataset(data), args.pictures)
+        data = write_table(some, args.output.resolve() / "subset.csv")
+    common = [*shlex.split(args.script), "--data", str(data)]
     common += ["--epochs", str(args.epochs)] if args.epochs else []
     results = []
     for seed in args.seeds:  # all variants with one seed say more than one with all seeds
@@ -133,7 +143,7 @@ def report(results: list[dict], output: Path) -> None:
     """Write ablation.json (the runs, and the table's numbers) and ablation.md."""
     rows = summary(results)
     with atomic_write(output / "ablation.json") as file:
-        json.dump({"summary": rows, "runs": results}, file, indent=1)
+        json.dump({**machine(), "summary": rows, "runs": results}, file, indent=1)
     with atomic_write(output / "ablation.md") as file:
         file.write(as_table(rows))
 
@@ -159,6 +169,11 @@ def summary(results: list[dict]) -> list[dict]:
             {"variant": name, "options": runs[0]["options"], "seeds": seeds, "tests": tests}
         )
     return rows
+
+
+def table(result: dict) -> str:
+    """What ablation.json holds as a Markdown table."""
+    return as_table(result["summary"])
 
 
 def as_table(rows: list[dict]) -> str:

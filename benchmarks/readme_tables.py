@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import (
+    ablation,
     cluster_cost,
     forgetting,
     service_load,
@@ -37,6 +38,7 @@ TABLES = {
     "service_load": service_load.table,
     "forgetting": forgetting.table,
     "tunings": tunings.table,
+    "ablation": ablation.table,
 }
 PLACE = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

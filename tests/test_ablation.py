@@ -75,7 +75,16 @@ def test_variants_are_trained_once_tested_and_compared(own_cache, tmp_path):
     shutil.copytree(data / "validate" / "real", reals)
     command = [sys.executable, "benchmarks/ablation.py", "--data", data, "--output"]
     command += [tmp_path / "out", "--tests", data / "validate", reals.parent, "--epochs", "1"]
-    command += ["--seeds", "3", "--variant", "plain=", "--variant", "two words=--mixup 0.2"]
+    command += [
+        "--pictures",
+        "24",
+        "--seeds",
+        "3",
+        "--variant",
+        "plain=",
+        "--variant",
+        "two words=--mixup 0.2",
+    ]
 
     def compare() -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -91,6 +100,7 @@ def test_variants_are_trained_once_tested_and_compared(own_cache, tmp_path):
     detector = tmp_path / "out" / "two-words" / "seed-3" / "detector.json"
     arguments = json.loads(detector.read_text())["training"]["arguments"]
     assert (arguments["seed"], arguments["mixup"], arguments["epochs"]) == (3, 0.2, 1)
+    assert json.loads(detector.read_text())["training"]["images"] == {"real": 6, "fake": 6}
     result = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert [run["variant"] for run in result["runs"]] == ["plain", "two words"]
 
