@@ -75,6 +75,7 @@ def main() -> None:
         data = write_table(some, args.output.resolve() / "subset.csv")
     common = [*shlex.split(args.script), "--data", str(data)]
     common += ["--epochs", str(args.epochs)] if args.epochs else []
+    settings = {"script": args.script, "epochs": args.epochs, "pictures": args.pictures}
     results = []
     for seed in args.seeds:  # all variants with one seed say more than one with all seeds
         for name, options in variants.items():
@@ -82,7 +83,7 @@ def main() -> None:
             train([*common, *shlex.split(options), "--seed", str(seed)], folder)
             figures = test(folder, args.tests, folder.with_name(f"{folder.name}.scores.sqlite"))
             results.append({"variant": name, "options": options, "seed": seed, "tests": figures})
-            report(results, args.output)
+            report(results, settings, args.output)
     print((args.output / "ablation.md").read_text(encoding="utf-8"))
 
 
@@ -139,11 +140,11 @@ def test(folder: Path, tests: list[Path], store: Path) -> dict:
     }
 
 
-def report(results: list[dict], output: Path) -> None:
-    """Write ablation.json (the runs, and the table's numbers) and ablation.md."""
+def report(results: list[dict], settings: dict, output: Path) -> None:
+    """Write ablation.json (machine, settings, the runs, the table's numbers) and ablation.md."""
     rows = summary(results)
     with atomic_write(output / "ablation.json") as file:
-        json.dump({**machine(), "summary": rows, "runs": results}, file, indent=1)
+        json.dump({**machine(), **settings, "summary": rows, "runs": results}, file, indent=1)
     with atomic_write(output / "ablation.md") as file:
         file.write(as_table(rows))
 

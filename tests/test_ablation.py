@@ -103,6 +103,7 @@ def test_variants_are_trained_once_tested_and_compared(own_cache, tmp_path):
     assert json.loads(detector.read_text())["training"]["images"] == {"real": 6, "fake": 6}
     result = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert [run["variant"] for run in result["runs"]] == ["plain", "two words"]
+    assert result["pictures"] == 12 and result["script"].startswith("train_meso.py")
 
     shutil.rmtree(tmp_path / "out" / "plain")
     again = compare()
