@@ -85,6 +85,23 @@ def calibrate(
     return Calibration(temperature, threshold, float(min(uncertain_from, threshold)), rule)
 
 
+def in_words(rule: str) -> str:
+    """What one of the `RULES` says of its threshold, as the end of a sentence."""
+    name, _, share = rule.partition("=")
+    promises = {
+        "fpr": "at most {share:.3g} % of the real validation faces score as high",
+        "each-fpr": "at most {share:.3g} % of the real validation faces of each source score as "
+        "high",
+        "degraded-fpr": "at most {share:.3g} % of the real validation faces of each source score "
+        "as high, be they as they are, recompressed or shrunk",
+        "eer": "on the validation pictures both mistakes are equally common there",
+        "accuracy": "the fewest mistakes on the validation pictures",
+    }
+    if name not in promises:
+        return "a number that was chosen"
+    return promises[name].format(share=100 * float(share or 0))
+
+
 def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     """The T > 0 for which sigmoid(logits / T) has the least cross entropy with the labels."""
     from scipy.optimize import minimize_scalar

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from pipeline.calibration import MISSED_FAKES
+from pipeline.calibration import MISSED_FAKES, in_words
 
 # Two colours that stay apart for colour-blind readers and in grey (Okabe & Ito).
 REAL_COLOUR, FAKE_COLOUR = "#0072B2", "#E69F00"
@@ -80,7 +80,8 @@ The best epoch, the temperature and the threshold were chosen on them, so they f
 {_unseen(metrics)}
 ## Verdicts
 
-`fake` from a fake_probability of {calibration["threshold"]:.3f} on (rule: {calibration["rule"]});
+`fake` from a fake_probability of {calibration["threshold"]:.3f} on: {in_words(calibration["rule"])}
+(rule: {calibration["rule"]});
 `real` below {calibration["uncertain_from"]:.3f}, where at most {MISSED_FAKES:.0%} of the validation
 fakes lie; `uncertain` between. Temperature {calibration["temperature"]:.3f}.
 

@@ -14,6 +14,7 @@ from pipeline.calibration import (
     choose_threshold,
     expected_calibration_error,
     fit_temperature,
+    in_words,
     sigmoid,
 )
 from pipeline.errors import UserError
@@ -263,3 +264,20 @@ def test_calibration_error_of_known_cases():
     # Gaps of opposite sign in one bin cancel, in two bins they do not.
     assert error([0, 1], [0.5, 0.5]) == 0
     assert error([0, 1], [0.4, 0.6]) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("fpr=0.05", "at most 5 % of the real validation faces score as high"),
+        ("fpr=0.125", "at most 12.5 % of the real validation faces score as high"),
+        ("each-fpr=0.05", "at most 5 % of the real validation faces of each source score as high"),
+        ("degraded-fpr=0.01", "be they as they are, recompressed or shrunk"),
+        ("eer", "both mistakes are equally common"),
+        ("accuracy", "the fewest mistakes"),
+        ("0.7", "a number that was chosen"),
+        ("chosen by the user", "a number that was chosen"),
+    ],
+)
+def test_a_rule_is_said_in_words(rule, words):
+    assert words in in_words(rule)
