@@ -484,7 +484,7 @@ _SETTINGS: dict[str, dict] = {
     "patience": {"type": positive_int, "help": "epochs without a better validation AUC"},
     "target_accuracy": {"type": probability, "help": "stop at this validation accuracy"},
     "dropout": {"type": probability},
-    "seed": {"type": int},
+    "seed": {"type": int, "help": "of all chance; after a detector's training, the next one"},
     "augmentation": {
         "type": _changes,
         "metavar": "NAME=P,…",

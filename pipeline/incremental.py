@@ -34,7 +34,7 @@ from pipeline.metrics import auc, bootstrap_interval, evaluate
 from pipeline.precision import FEWEST_FACES, check_precisions_apart
 from pipeline.recipes import AS_TRAINED
 from pipeline.runtime import Runtime
-from pipeline.training import engine_of, is_first_process, train_on
+from pipeline.training import engine_of, is_first_process, seed_after, train_on
 from pipeline.versions import (
     copy_detector,
     current_version,
@@ -70,7 +70,10 @@ def train_further(args: argparse.Namespace) -> int:
     before = load_detector(args.start)
     architecture = before.architecture
     engine = engine_of(architecture, args.device)
-    recipe = engine.Recipe(**_known_to(engine, args.recipe, before))
+    settings = _known_to(engine, args.recipe, before)
+    if args.seed is None:
+        settings["seed"] = seed_after(args.start)
+    recipe = engine.Recipe(**settings)
     recipe.check(architecture)
     start = engine.starting_point(str(args.start), architecture)
 

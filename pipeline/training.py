@@ -82,6 +82,8 @@ def train_detector(args: argparse.Namespace) -> dict | None:
     dataset = load_dataset(args.data, fakes_in_train=not without_fakes)
     if args.show_augmentation is None:
         engine = engine_of(architecture, args.device)
+        if args.seed is None:
+            args.recipe["seed"] = seed_after(args.init)
         recipe = engine.Recipe(**args.recipe)
         recipe.check(architecture)
         start = engine.starting_point(args.init, architecture)
@@ -119,6 +121,17 @@ def train_detector(args: argparse.Namespace) -> dict | None:
     if description and args.push_to_hub:
         print(f"Uploaded to {hub.push(output, args.push_to_hub)}.")
     return description
+
+
+def seed_after(start: str | Path) -> int:
+    """The seed of a training for which none was given: 0, but after that of a detector folder the
+    next one. With the same one a network would see the same pictures changed in the same ways
+    again, and get them by heart."""
+    try:
+        description = json.loads((Path(start) / "detector.json").read_text(encoding="utf-8"))
+        return 1 + int(description["training"]["arguments"]["seed"])
+    except (OSError, ValueError, KeyError, TypeError):  # no detector, or none that we trained
+        return 0
 
 
 def train_on(

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from pipeline import incremental
 from pipeline.augmentation import NO_AUGMENTATION
-from pipeline.commands import incremental_arguments
+from pipeline.commands import incremental_arguments, training_arguments
 from pipeline.dataset import Sample, load_dataset
 from pipeline.detector import load_detector
 from pipeline.errors import UserError
 from pipeline.incremental import choose_replay, measure, new_dataset
 from pipeline.precision import FEWEST_FACES
 from pipeline.recipes import AS_TRAINED
+from pipeline.training import seed_after, train_detector
 from pipeline.versions import current_version, versions_of
 from tests.tiny_dataset import make_dataset
 
@@ -111,9 +112,6 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def trained(own_cache, data, tmp_path_factory) -> Path:
     """Meso4, trained on `old` until it tells its classes apart."""
-    from pipeline.commands import training_arguments
-    from pipeline.training import train_detector
-
     folder = tmp_path_factory.mktemp("weights") / "meso4"
     recipe = RECIPE | {"init": "none", "epochs": 12, "learning_rate": 5e-3, "patience": 12}
     recipe.pop("tuning")
@@ -198,6 +196,25 @@ def test_it_learns_at_the_rate_that_it_was_trained_with(detector, data):
         for folder in versions_of(detector).values()
     ]
     assert [each["learning_rate"] for each in arguments] == [5e-3, 5e-3]
+    assert [each["seed"] for each in arguments] == [0, 1]
+
+
+@pytest.mark.parametrize(("given", "seed"), [([], 1), (["--seed", 0], 0)])
+def test_training_on_from_a_detector_changes_pictures_in_other_ways(
+    trained, data, tmp_path, given, seed
+):
+    recipe = RECIPE | {"init": "none", "epochs": 1}
+    recipe.pop("tuning")
+    arguments = ["--data", data / "old", "--init", trained, "--output", tmp_path / "next", *given]
+    train_detector(training_arguments("test", {"meso4": recipe}, list(map(str, arguments))))
+    training = load_detector(tmp_path / "next").description["training"]
+    assert training["arguments"]["seed"] == seed
+
+
+def test_the_seed_after_what_is_no_detector_of_ours_is_the_first(tmp_path):
+    (tmp_path / "detector.json").write_text('{"training": {"start": "published"}}')
+    starts = ["none", "imagenet", "hf-hub:owner/name", tmp_path, tmp_path / "absent.h5"]
+    assert [seed_after(start) for start in starts] == [0] * 5
 
 
 @pytest.mark.slow
