@@ -94,7 +94,7 @@ fakes lie; `uncertain` between. Temperature {calibration["temperature"]:.3f}.
 Data: {training["data"]} (fingerprint `{training["fingerprint"][:16]}`).
 {training["epochs_run"]} epochs, the best was epoch {training["best_epoch"]};
 {training["minutes"]:.0f} minutes on {training["device"]}; see `history.jsonl`, a line an epoch.
-
+{_averaged(training)}
 ## Limits
 
 - It knows the kinds of fakes that it was trained on. A new generator or another way of swapping
@@ -105,6 +105,19 @@ Data: {training["data"]} (fingerprint `{training["fingerprint"][:16]}`).
 ## Licence of the data
 
 {training["data_licence"]}
+"""
+
+
+def _averaged(training: dict) -> str:
+    """What weight_average.py made it of; empty where it is one training's."""
+    if "averaged" not in training:
+        return ""
+    parts = ", ".join(
+        f"{part['share']:.0%} {part['name']} of {part['date']}" for part in training["averaged"]
+    )
+    return f"""
+The weights are an average: {parts}. The settings above are those of the last of these
+trainings, which went on from the one before.
 """
 
 

@@ -162,7 +162,7 @@ def train(
             trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.is_world_process_zero():
         classifier.load_state_dict(load_file(run / _BEST))
-    return _finished(classifier.cpu().network, architecture)
+    return finished(classifier.cpu().network, architecture)
 
 
 class Classifier(nn.Module):
@@ -556,7 +556,7 @@ def _forget_the_machine(path: Path) -> None:
     onnx.save(model, path)
 
 
-def _finished(tuned: nn.Module, architecture: Architecture) -> Trained:
+def finished(tuned: nn.Module, architecture: Architecture) -> Trained:
     """A trained network as the last steps want it, its adapter merged."""
     network = plain(tuned, architecture).eval()
 

@@ -100,7 +100,7 @@ def test_a_short_try_goes_on_after_an_interruption(own_cache, tmp_path):
     shutil.copytree(data / "validate", data / "test" / "tiny")
     arguments = ["--data", data, "--output", tmp_path / "out", "--epochs", 2]
     detector = tmp_path / "out" / "efficientnet_lite0"
-    history = detector.with_name("efficientnet_lite0.run") / "history.jsonl"
+    history = detector.with_name("efficientnet_lite0-1.run") / "history.jsonl"
     process = started(*arguments)
     while process.poll() is None and not history.exists():
         time.sleep(0.05)
@@ -118,9 +118,15 @@ def test_a_short_try_goes_on_after_an_interruption(own_cache, tmp_path):
     assert [line.split(" | ")[0] for line in lines[2:5]] == [
         f"| tiny, {figure}" for figure in ("AUC", "real passed", "fakes found")
     ]
-    assert read_history(detector)[0] == first, "the first epoch was not trained again"
-    training = json.loads((detector / "detector.json").read_text())["training"]
-    assert training["epochs_run"] == 2 and training["start"] == "ImageNet"
+    stages = [detector.with_name(f"efficientnet_lite0-{number}") for number in (1, 2, 3, 4)]
+    assert read_history(stages[0])[0] == first, "the first epoch was not trained again"
+    for stage, start in zip((*stages, detector), ("ImageNet", *stages[:3], stages[2]), strict=True):
+        training = json.loads((stage / "detector.json").read_text())["training"]
+        expected = start if start == "ImageNet" else f"detector {start.name} (ImageNet)"
+        assert training["epochs_run"] == 2 and training["start"] == expected
+    assert training["arguments"]["self_blended"] == 0.2, "as the last stage has it"
+    parts = [(part["name"], part["share"]) for part in training["averaged"]]
+    assert parts == [(stages[0].name, 0.25), (stages[3].name, 0.75)]
 
 
 def started(*arguments: object) -> subprocess.Popen:
