@@ -14,8 +14,11 @@ SHIPPED = sorted(path.parent for path in (REPOSITORY / "weights").glob("*/detect
 LOWEST_AUC = {
     "meso4": {"stylegan": 0.815, "dfdc": 0.77},
     "mesoinception4": {"stylegan": 0.8, "dfdc": 0.74},
-    "efficientnet_lite0": {"stylegan": 0.98, "dfdc": 0.925, "text_to_image": 0.86},
+    "efficientnet_lite0": {"stylegan": 0.98, "dfdc": 0.925, "text_to_image": 0.87},
 }
+# At the threshold, of the real faces, of which those of UTKFace are soft.
+LOWEST_PASSED = {"meso4": 0.87, "mesoinception4": 0.87, "efficientnet_lite0": 0.96}
+LOWEST_PASSED_OF_UTKFACE = 0.93
 
 
 def test_each_network_that_can_be_shipped_is():
@@ -43,4 +46,14 @@ def test_it_tells_apart_what_the_readme_says(folder, own_cache, tmp_path):
     for test_set in found.sets:
         figures = evaluate(*scores.labelled(contestant, test_set), contestant.calibration.threshold)
         assert figures["auc"] >= lowest_auc[test_set.name]
-        assert figures["recall_real"] >= 0.87, "chosen for 95 % on other pictures"
+        assert figures["recall_real"] >= LOWEST_PASSED[folder.name], "chosen on other pictures"
+
+
+@needs_shared
+def test_the_recommended_detector_passes_soft_real_photos(own_cache, tmp_path):
+    tests = [SHARED / "faces" / "test" / "utkface"]
+    found = find([REPOSITORY / "weights" / "efficientnet_lite0"], tests, sample=None, grid_sample=0)
+    scores = score(found, tmp_path / "scores.sqlite")
+    [contestant], [utkface] = found.contestants, found.sets
+    figures = evaluate(*scores.labelled(contestant, utkface), contestant.calibration.threshold)
+    assert figures["recall_real"] >= LOWEST_PASSED_OF_UTKFACE
