@@ -72,7 +72,7 @@ def main() -> None:
     if args.pictures:
         args.output.mkdir(parents=True, exist_ok=True)
         some = evenly(load_dataset(data), args.pictures)
-        data = write_table(some, args.output.resolve() / "subset.csv")
+        data = write_table(some, args.output.resolve() / f"{args.pictures}.csv")
     common = [*shlex.split(args.script), "--data", str(data)]
     common += ["--epochs", str(args.epochs)] if args.epochs else []
     settings = {"script": args.script, "epochs": args.epochs, "pictures": args.pictures}

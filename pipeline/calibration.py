@@ -20,7 +20,7 @@ RULES = (
     "shrunk), eer (both mistakes equally often), accuracy (fewest mistakes if both classes are "
     "equally common), or a number 0…1"
 )
-DEGRADED_RULE = "degraded-fpr="
+DEGRADED_RULE = "degraded-fpr"
 FEWEST_OF_A_SOURCE = 50  # real faces, to choose a threshold by
 # A face counts as real only where no more than this share of the validation fakes scores as low.
 MISSED_FAKES = 0.05
@@ -92,7 +92,7 @@ def in_words(rule: str) -> str:
         "fpr": "at most {share:.3g} % of the real validation faces score as high",
         "each-fpr": "at most {share:.3g} % of the real validation faces of each source score as "
         "high",
-        "degraded-fpr": "at most {share:.3g} % of the real validation faces of each source score "
+        DEGRADED_RULE: "at most {share:.3g} % of the real validation faces of each source score "
         "as high, be they as they are, recompressed or shrunk",
         "eer": "on the validation pictures both mistakes are equally common there",
         "accuracy": "the fewest mistakes on the validation pictures",
@@ -129,14 +129,13 @@ def choose_threshold(
     real = probabilities[labels == REAL]
     fake = np.sort(probabilities[labels == FAKE])
     names = np.asarray(sources or [""] * len(labels))[labels == REAL]
-    if rule.startswith("fpr="):
-        return _passing(real, fake, _share(rule.removeprefix("fpr="), rule))
-    if rule.startswith("each-fpr="):
-        share = _share(rule.removeprefix("each-fpr="), rule)
-        return _passing_of_each(real, names, fake, share)
-    if rule.startswith(DEGRADED_RULE):
-        share = _share(rule.removeprefix(DEGRADED_RULE), rule)
-        return max(_passing_of_each(scores, names, fake, share) for scores in (real, *degraded))
+    kind, equals, share = rule.partition("=")
+    if equals and kind in ("fpr", "each-fpr", DEGRADED_RULE):
+        share = _share(share, rule)
+        if kind == "fpr":
+            return _passing(real, fake, share)
+        versions = (real, *degraded) if kind == DEGRADED_RULE else (real,)
+        return max(_passing_of_each(scores, names, fake, share) for scores in versions)
     if rule in ("eer", "accuracy"):
         candidates = np.unique(np.concatenate([real, fake]))
         false_alarms = 1 - np.searchsorted(np.sort(real), candidates) / len(real)

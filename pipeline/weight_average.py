@@ -13,11 +13,9 @@ printed: the validation AUC of each, and of the average. The result is calibrate
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.calibration import DEFAULT_RULE, RULES
 from pipeline.commands import positive_float, run, script_parser
-from pipeline.dataset import Sample, load_dataset
+from pipeline.dataset import load_dataset
 from pipeline.detector import Detector, load_detector
 from pipeline.errors import UserError
 
@@ -66,7 +64,7 @@ def average(
     0, of any sum); the validation AUC of each and, last, of the average. Raises UserError."""
     from pipeline.audit import audited_dataset
     from pipeline.finishing import finish_training
-    from pipeline.runtime import Runtime
+    from pipeline.incremental import measure
     from pipeline.torch_training import finished
 
     dataset, _ = audited_dataset(load_dataset(data))
@@ -77,9 +75,7 @@ def average(
         {"name": detector.name, "share": share / sum(shares), "date": _training(detector)["date"]}
         for detector, share in zip(detectors, shares, strict=True)
     ]
-    before = [
-        _auc(dataset.validate, Runtime(each.graph, each.architecture), each) for each in detectors
-    ]
+    before = [measure(detector, dataset.validate)["auc"] for detector in detectors]
     description = finish_training(
         finished(network, last.architecture),
         last.architecture,
@@ -108,14 +104,6 @@ def averaged(detectors: list[Detector], shares: list[float]) -> dict:
             value = (total / sum(shares)).to(value.dtype)
         weights[name] = value
     return weights
-
-
-def _auc(samples: list[Sample], runtime, detector: Detector) -> float:
-    from pipeline.finishing import predict
-    from pipeline.metrics import auc
-
-    logits = predict(runtime.logits, samples, detector.architecture, detector.resize_filter)
-    return auc(np.array([sample.label for sample in samples]), logits)
 
 
 def _training(detector: Detector) -> dict:

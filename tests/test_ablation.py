@@ -75,16 +75,8 @@ def test_variants_are_trained_once_tested_and_compared(own_cache, tmp_path):
     shutil.copytree(data / "validate" / "real", reals)
     command = [sys.executable, "benchmarks/ablation.py", "--data", data, "--output"]
     command += [tmp_path / "out", "--tests", data / "validate", reals.parent, "--epochs", "1"]
-    command += [
-        "--pictures",
-        "24",
-        "--seeds",
-        "3",
-        "--variant",
-        "plain=",
-        "--variant",
-        "two words=--mixup 0.2",
-    ]
+    command += ["--pictures", "12", "--seeds", "3"]
+    command += ["--variant", "plain=", "--variant", "two words=--mixup 0.2"]
 
     def compare() -> subprocess.CompletedProcess:
         return subprocess.run(
