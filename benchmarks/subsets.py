@@ -1,6 +1,7 @@
 """Parts of a dataset, as CSV files that the training scripts take."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, Sample
@@ -21,11 +22,12 @@ def write_table(dataset: Dataset, path: Path) -> Path:
 
 def begins_with(dataset: Dataset, names: list[str]) -> Dataset:
     """The pictures whose file names begin with one of `names`."""
+    return _where(dataset, lambda name: name.startswith(tuple(names)))
 
-    def chosen(samples: list[Sample]) -> list[Sample]:
-        return [sample for sample in samples if sample.path.name.startswith(tuple(names))]
 
-    return Dataset(dataset.root, chosen(dataset.train), chosen(dataset.validate))
+def without(dataset: Dataset, names: list[str]) -> Dataset:
+    """The pictures whose file names begin with none of `names`."""
+    return _where(dataset, lambda name: not name.startswith(tuple(names)))
 
 
 def evenly(dataset: Dataset, pictures: int) -> Dataset:
@@ -41,6 +43,13 @@ def evenly(dataset: Dataset, pictures: int) -> Dataset:
     return Dataset(
         dataset.root, chosen(dataset.train, pictures), chosen(dataset.validate, pictures // 2)
     )
+
+
+def _where(dataset: Dataset, wanted: Callable[[str], bool]) -> Dataset:
+    def chosen(samples: list[Sample]) -> list[Sample]:
+        return [sample for sample in samples if wanted(sample.path.name)]
+
+    return Dataset(dataset.root, chosen(dataset.train), chosen(dataset.validate))
 
 
 def _spread(samples: list[Sample], count: int) -> list[Sample]:
