@@ -17,7 +17,8 @@ own pictures.
 
 Which kinds a detector has seen stands in weights/kinds.csv or --training-data: a line
 detector,generator for each, where generator is a test set's name and detector may also be the
-fingerprint of its training data. To leave one generator out, train without it, and name both:
+fingerprint of its training data. To leave one generator out, train without it, and name both;
+benchmarks/leave_one_out.py trains and tests without each generator in turn:
 
     cp -rl dataset/ without/ && rm -r without/*/fake/stylegan
     python train_meso.py --data without/ --output weights/meso4-without-stylegan

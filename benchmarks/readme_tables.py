@@ -19,6 +19,7 @@ from benchmarks import (
     ablation,
     cluster_cost,
     forgetting,
+    leave_one_out,
     service_load,
     speed_tables,
     training_curves,
@@ -39,6 +40,7 @@ TABLES = {
     "forgetting": forgetting.table,
     "tunings": tunings.table,
     "ablation": ablation.table,
+    "leave_one_out": leave_one_out.table,
 }
 PLACE = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
