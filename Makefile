@@ -20,7 +20,7 @@ web: $(VENV)/web-is-installed
 	$(BIN)/python backend.py
 
 test: $(VENV)/everything-is-installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/everything-is-installed
 	$(BIN)/ruff check .
