@@ -8,10 +8,9 @@ real/, fake/ or both. train_efficientnet.py trains EfficientNet-Lite0 in the STA
 weights of the first and of the last are averaged, then the new detector and the shipped one are
 tested on the same pictures.
 
-Of the shipped one the first stage was stopped after 7 of 10 epochs, while it was still getting
-better. This runs all 10, so only what is worse than shipped counts: by more than 0.02 of AUC, which
-is about the half of the shipped one's 95 % interval, or more than 10 of 100 pictures at the
-threshold, which each training chooses anew. How far two trainings lie apart has not been measured.
+Only what is worse than shipped counts: by more than 0.02 of AUC, which is about the half of the
+shipped one's 95 % interval, or more than 10 of 100 pictures at the threshold, which each training
+chooses anew. How far two trainings lie apart has not been measured.
 
 Stopped, the same command goes on where it was. Prints a table: figure, shipped, reproduced,
 tolerance. Exit codes: 0 as good as shipped; 1 worse; 2 wrong use, or a training that failed; 130
@@ -35,9 +34,10 @@ from pipeline.errors import UserError
 SHIPPED = WEIGHTS / "efficientnet_lite0"
 TRAINING = ["train_efficientnet.py", "--architecture", "efficientnet_lite0", "--seed", "0"]
 # Each goes on from the one before; the first from ImageNet, as the recipe says. With one seed in
-# all of them, as the shipped one was trained.
+# all of them, as the shipped one was trained; and its first stage was stopped after 7 of 10 epochs,
+# which is when it reached this accuracy.
 STAGES = (
-    [],
+    ["--target-accuracy", "0.92"],
     ["--learning-rate", "3e-4", "--epochs", "3", "--self-blended", "0.2", "--augmentation",
      "soften=0.3,sharpen=0.15,screenshot=0.15"],
     ["--learning-rate", "3e-4", "--epochs", "4", "--self-blended", "0.25", "--augmentation",
