@@ -34,7 +34,7 @@ from pipeline.comparison_scores import score
 from pipeline.dataset import load_dataset
 from pipeline.errors import UserError
 from pipeline.files import atomic_write
-from pipeline.metrics import auc, bootstrap_interval, evaluate
+from pipeline.metrics import evaluate_with_auc_interval
 
 HARSH = "--augmentation soften=0.2,sharpen=0.2,screenshot=0.2"
 VARIANTS = {
@@ -126,22 +126,18 @@ def is_trained(command: list[str], folder: Path) -> bool:
 
 
 def test(folder: Path, tests: list[Path], store: Path) -> dict:
-    """Test set → the figures of a detector folder (metrics.evaluate) and, where there is an AUC,
-    `auc_95`, its interval. Each picture is scored once; the scores are kept in the SQLite file
-    `store`."""
+    """Test set → the figures of a detector folder, as metrics.evaluate_with_auc_interval has them.
+    Each picture is scored once; the scores are kept in the SQLite file `store`."""
     found = find([folder], tests, sample=None, grid_sample=0)
     if found.failed:
         raise UserError(" ".join(found.failed))
     scores = score(found, store)
     [contestant] = found.contestants
     threshold = contestant.calibration.threshold
-    results = {}
-    for test_set in found.sets:
-        labels, probabilities = scores.labelled(contestant, test_set)
-        figures = results[test_set.name] = evaluate(labels, probabilities, threshold)
-        if "auc" in figures:
-            figures["auc_95"] = list(bootstrap_interval(labels, probabilities, auc))
-    return results
+    return {
+        test_set.name: evaluate_with_auc_interval(*scores.labelled(contestant, test_set), threshold)
+        for test_set in found.sets
+    }
 
 
 def report(results: list[dict], settings: dict, output: Path) -> None:

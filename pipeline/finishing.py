@@ -27,7 +27,7 @@ from pipeline.dataset import REAL, Sample
 from pipeline.detector import GRAPH, describe_input, write_detector
 from pipeline.errors import UserError
 from pipeline.images import read_image, resize
-from pipeline.metrics import auc, bootstrap_interval, evaluate
+from pipeline.metrics import evaluate_with_auc_interval
 from pipeline.report import write_model_card
 from pipeline.robustness import CLEAN, EVERYDAY, GRID
 from pipeline.runtime import Runtime
@@ -108,8 +108,7 @@ def judge(
     sources = [source_of(sample) for sample in samples]
     calibration = calibrate(labels, logits, rule, sources, degraded)
     probabilities = calibration.probability(logits)
-    metrics = evaluate(labels, probabilities, calibration.threshold)
-    metrics["auc_95"] = bootstrap_interval(labels, probabilities, auc)
+    metrics = evaluate_with_auc_interval(labels, probabilities, calibration.threshold)
     metrics["ece_before"] = expected_calibration_error(labels, sigmoid(logits))
     section = {**asdict(calibration), "images": metrics["images"]}
     return calibration, probabilities, {"calibration": section, "metrics": metrics}

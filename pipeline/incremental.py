@@ -30,7 +30,7 @@ from pipeline.detector import Detector, load_detector
 from pipeline.errors import UserError
 from pipeline.files import atomic_write
 from pipeline.finishing import predict
-from pipeline.metrics import auc, bootstrap_interval, evaluate
+from pipeline.metrics import evaluate_with_auc_interval
 from pipeline.precision import FEWEST_FACES, check_precisions_apart
 from pipeline.recipes import AS_TRAINED
 from pipeline.runtime import Runtime
@@ -166,8 +166,8 @@ def choose_replay(new: list[Sample], old: list[Sample], fraction: float, seed: i
 
 
 def measure(detector: Detector, samples: list[Sample]) -> dict:
-    """A detector's figures on samples of both classes, as metrics.evaluate gives them, and
-    `auc_95`, the AUC's 95 % interval."""
+    """A detector's figures on samples of both classes, as metrics.evaluate_with_auc_interval gives
+    them."""
     logits = predict(
         Runtime.of(detector).logits,
         samples,
@@ -177,8 +177,7 @@ def measure(detector: Detector, samples: list[Sample]) -> dict:
     calibration = detector.calibration
     labels = np.array([sample.label for sample in samples])
     probabilities = calibration.probability(logits)
-    figures = evaluate(labels, probabilities, calibration.threshold)
-    return figures | {"auc_95": list(bootstrap_interval(labels, probabilities, auc))}
+    return evaluate_with_auc_interval(labels, probabilities, calibration.threshold)
 
 
 def _judge(

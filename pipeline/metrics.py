@@ -41,6 +41,16 @@ def evaluate(labels: np.ndarray, probabilities: np.ndarray, threshold: float) ->
     return {"images": images} | {name: float(values[0]) for name, values in figures.items()}
 
 
+def evaluate_with_auc_interval(
+    labels: np.ndarray, probabilities: np.ndarray, threshold: float
+) -> dict:
+    """The figures of `evaluate` and, where there is an AUC, `auc_95`: its interval [low, high]."""
+    figures = evaluate(labels, probabilities, threshold)
+    if "auc" in figures:
+        figures["auc_95"] = list(bootstrap_interval(labels, probabilities, auc))
+    return figures
+
+
 def evaluate_with_intervals(
     labels: np.ndarray,
     probabilities: np.ndarray,

@@ -14,6 +14,7 @@ from pipeline.metrics import (
     bootstrap_weights,
     delong_test,
     evaluate,
+    evaluate_with_auc_interval,
     evaluate_with_intervals,
     holm,
     roc,
@@ -200,6 +201,13 @@ def test_equal_error_rate_of_known_cases():
     assert eer([0.5, 0.5], [0.5, 0.5]) == 0.5
     # One real face of five among fakes: from 0.36 on, one of five on both sides is wrong.
     assert eer([0.1, 0.1, 0.1, 0.1, 0.5], [0.35, 0.36, 0.37, 0.38, 0.9]) == pytest.approx(0.2)
+
+
+def test_the_auc_comes_with_its_interval_where_there_is_one():
+    figures = evaluate_with_auc_interval(LABELS, PROBABILITIES, 0.5)
+    assert figures.pop("auc_95") == list(bootstrap_interval(LABELS, PROBABILITIES, auc))
+    assert figures == evaluate(LABELS, PROBABILITIES, 0.5)
+    assert "auc_95" not in evaluate_with_auc_interval(LABELS[:4], PROBABILITIES[:4], 0.5)
 
 
 def test_the_interval_is_always_the_same_and_lies_about_the_figure():
