@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=positive_int, help="default: as the script has it")
     parser.add_argument("--pictures", type=positive_int, help="default: all")
     args = parser.parse_args()
+    refuse_equal_names(args.kind, args.tests)
     dataset = load_dataset(args.data)
     kinds = {names[0]: names for names in args.kind}
     output = args.output.resolve()
@@ -69,6 +70,17 @@ def main() -> None:
     with atomic_write(output / "leave_one_out.json") as file:
         json.dump(result, file, indent=1)
     print(table(result))
+
+
+def refuse_equal_names(kinds: list[list[str]], tests: list[Path]) -> None:
+    """Raises UserError where two rows or columns of the table would have one name."""
+    names = [NOTHING, *(kind[0] for kind in kinds), *(test.resolve().stem for test in tests)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"{', '.join(twice)}: each --kind and each of the --tests needs a name of its own, and "
+            f"none may be called {NOTHING}. Name another prefix first, or copy the test set."
+        )
 
 
 def write_validation(dataset: Dataset, kinds: dict[str, list[str]], output: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,20 @@ def test_a_kind_of_which_a_class_is_missing_is_refused(two_kinds, tmp_path):
         leave_one_out.write_validation(
             load_dataset(two_kinds), {"a": ["a_"], "b": ["b_", "c_"]}, tmp_path
         )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "tests", "twice"),
+    [
+        ([["a"], ["a", "b"]], [], "a"),
+        ([["a"], ["b"]], ["x/b", "x/c"], "b"),
+        ([["nothing"]], [], "nothing"),
+    ],
+)
+def test_two_of_one_name_are_refused(kinds, tests, twice):
+    with pytest.raises(UserError, match=f"^{twice}: each --kind"):
+        leave_one_out.refuse_equal_names(kinds, [Path(test) for test in tests])
+    leave_one_out.refuse_equal_names([["a"], ["b"]], [Path("x/c")])
 
 
 def test_the_table_tells_kinds_that_were_left_out_from_others():
