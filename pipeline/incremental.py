@@ -34,7 +34,7 @@ from pipeline.metrics import evaluate_with_auc_interval
 from pipeline.precision import FEWEST_FACES, check_precisions_apart
 from pipeline.recipes import AS_TRAINED
 from pipeline.runtime import Runtime
-from pipeline.training import engine_of, is_first_process, seed_after, train_on
+from pipeline.training import Plan, engine_of, is_first_process, seed_after, train_on
 from pipeline.versions import (
     copy_detector,
     current_version,
@@ -68,18 +68,15 @@ def train_further(args: argparse.Namespace) -> int:
         hub.require_token()
     family = args.output or args.start
     before = load_detector(args.start)
-    architecture = before.architecture
-    engine = engine_of(architecture, args.device)
+    engine = engine_of(before.architecture, args.device)
     settings = _known_to(engine, args.recipe, before)
     if args.seed is None:
         settings["seed"] = seed_after(args.start)
-    recipe = engine.Recipe(**settings)
-    recipe.check(architecture)
-    start = engine.starting_point(str(args.start), architecture)
+    plan = Plan.of(engine, before.architecture, settings, str(args.start))
 
-    new = new_dataset(args.new_data, recipe.seed)
+    new = new_dataset(args.new_data, plan.recipe.seed)
     old = _old_data(args.replay)
-    replayed = choose_replay(new.train, old.train, args.replay_fraction, recipe.seed)
+    replayed = choose_replay(new.train, old.train, args.replay_fraction, plan.recipe.seed)
     dataset, audit = audited_dataset(
         Dataset(args.new_data, new.train + replayed, new.validate + old.validate), args.workers
     )
@@ -88,12 +85,9 @@ def train_further(args: argparse.Namespace) -> int:
         _keep(args.start, family)
     target = next_version(family)
     description = train_on(
+        plan,
         dataset,
         audit,
-        engine,
-        recipe,
-        architecture,
-        start,
         target,
         name=family.name,
         resume=args.resume,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 from models import ARCHITECTURES, Architecture
 from pipeline import hub, keras_backend
@@ -67,6 +67,23 @@ class StartingPoint:
     adapter: Path | None = None
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a network is to be trained: with which engine, by which recipe, from where."""
+
+    engine: ModuleType
+    architecture: Architecture
+    recipe: Recipe
+    start: StartingPoint
+
+    @classmethod
+    def of(cls, engine: ModuleType, architecture: Architecture, settings: dict, init: str) -> Self:
+        """Of a recipe's settings and what `--init` names. Raises UserError where it cannot be."""
+        recipe = engine.Recipe(**settings)
+        recipe.check(architecture)
+        return cls(engine, architecture, recipe, engine.starting_point(init, architecture))
+
+
 def train_detector(args: argparse.Namespace) -> dict | None:
     """Train as `commands.training_arguments` says and write the detector folder.
 
@@ -84,10 +101,8 @@ def train_detector(args: argparse.Namespace) -> dict | None:
         engine = engine_of(architecture, args.device)
         if args.seed is None:
             args.recipe["seed"] = seed_after(args.init)
-        recipe = engine.Recipe(**args.recipe)
-        recipe.check(architecture)
-        start = engine.starting_point(args.init, architecture)
-        Epochs(dataset.train, recipe.self_blended, recipe.balance, recipe.seed)  # may refuse
+        plan = Plan.of(engine, architecture, args.recipe, args.init)
+        _epochs(dataset, plan.recipe)  # may refuse
     with _only_the_first_process_speaks():
         if without_fakes:
             print("Training without fakes: any in train/ are left out.", file=sys.stderr)
@@ -104,12 +119,9 @@ def train_detector(args: argparse.Namespace) -> dict | None:
         )
         return None
     description = train_on(
+        plan,
         dataset,
         audit,
-        engine,
-        recipe,
-        architecture,
-        start,
         output,
         resume=args.resume,
         workers=args.workers,
@@ -135,12 +147,9 @@ def seed_after(start: str | Path) -> int:
 
 
 def train_on(
+    plan: Plan,
     dataset: Dataset,
     audit: dict,
-    engine: ModuleType,
-    recipe: Recipe,
-    architecture: Architecture,
-    start: StartingPoint,
     output: Path,
     *,
     resume: bool,
@@ -155,26 +164,29 @@ def train_on(
     `notes` are further entries for the section `training` of detector.json; `name` is the
     detector's name, by default that of its folder.
     """
-    epochs = Epochs(dataset.train, recipe.self_blended, recipe.balance, recipe.seed)
+    recipe, epochs = plan.recipe, _epochs(dataset, plan.recipe)
     revision = code_revision()
     settings = {
-        "architecture": architecture.name,
-        "start": start.label,
-        "devices": engine.devices(),
+        "architecture": plan.architecture.name,
+        "start": plan.start.label,
+        "devices": plan.engine.devices(),
         **asdict(recipe),
         "fingerprint": fingerprint(dataset.train + dataset.validate),
     }
     run = open_run(output, settings, resume, write=is_first_process())
     if is_first_process():
         print(
-            f"Training {architecture.name} on {engine.device_in_words()}, start: {start.label}.",
+            f"Training {plan.architecture.name} on {plan.engine.device_in_words()}, "
+            f"start: {plan.start.label}.",
             file=sys.stderr,
         )
         if recipe.self_blended or recipe.balance != "none":
             say_composition(epochs)
         with atomic_write(run / "audit.json") as file:
             json.dump(audit, file, indent=1)
-    trained = engine.train(architecture, recipe, dataset, start, run, resume, workers)
+    trained = plan.engine.train(
+        plan.architecture, recipe, dataset, plan.start, run, resume, workers
+    )
     if not is_first_process():
         return None
     history = read_history(run)
@@ -183,13 +195,13 @@ def train_on(
     arguments |= arguments.pop("augmentation")
     description = finish_training(
         trained,
-        architecture,
+        plan.architecture,
         recipe.resize_filter,
         DEFAULT_MARGIN,
         dataset.validate,
         threshold_rule,
         {
-            "start": start.label,
+            "start": plan.start.label,
             "arguments": arguments,
             "data": dataset.root.resolve().name,
             "data_licence": data_licence,
@@ -198,7 +210,7 @@ def train_on(
             "epochs_run": len(history),
             "best_epoch": max(history, key=lambda line: line["val_auc"])["epoch"],
             "minutes": sum(line["seconds"] for line in history) / 60,
-            "device": engine.device_in_words(),
+            "device": plan.engine.device_in_words(),
             "code_revision": revision,
             **(notes or {}),
         },
@@ -214,6 +226,10 @@ def train_on(
         "real faces called fake."
     )
     return description
+
+
+def _epochs(dataset: Dataset, recipe: Recipe) -> Epochs:
+    return Epochs(dataset.train, recipe.self_blended, recipe.balance, recipe.seed)
 
 
 def engine_of(architecture: Architecture, device: str) -> ModuleType:
