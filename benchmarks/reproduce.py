@@ -10,7 +10,8 @@ tested on the same pictures.
 
 Only what is worse than shipped counts: by more than 0.02 of AUC, which is about the half of the
 shipped one's 95 % interval, or more than 10 of 100 pictures at the threshold, which each training
-chooses anew. How far two trainings lie apart has not been measured.
+chooses anew. On the kind of processor that the shipped one was trained on (AMD EPYC, two cores) the
+same bytes came out; how far another processor's, or another seed's, lie apart was not measured.
 
 Stopped, the same command goes on where it was. Prints a table: figure, shipped, reproduced,
 tolerance. Exit codes: 0 as good as shipped; 1 worse; 2 wrong use, or a training that failed; 130
