@@ -239,7 +239,7 @@ def test_deleting_the_most_important_tenth_costs_a_fake_more_than_a_random_tenth
     """Random are single pixels; blobs as large as those of heat maps; the heat map's own shape,
     moved elsewhere. What is deleted is painted black, or in the picture's mean colour. Scattered
     black pixels are left out for EfficientNet-Lite0: they are noise all over the face, which costs
-    it as much as its evidence."""
+    it more than its evidence."""
     detector = load_detector(REPOSITORY / "weights" / name)
     runtime = Runtime(detector.graph, detector.architecture)
     fakes = [some_faces(detector, f"{kind}/fake", 20, 1) for kind in ("stylegan", "dfdc")]
@@ -258,23 +258,32 @@ def test_deleting_the_most_important_tenth_costs_a_fake_more_than_a_random_tenth
             deleted = np.stack([top_tenth(of_picture) for of_picture in importance])[..., None]
             return float(np.mean(logits - runtime.logits(np.where(deleted, colour, pixels))))
 
-        at_random = [cost(blobs), cost(moved)]
-        if name != RECOMMENDED or np.any(colour):
-            at_random.append(cost(scattered))
-        assert cost(heat) > 1.2 * max(at_random)
+        important = cost(heat)
+        at_random = {"blobs": cost(blobs), "moved": cost(moved), "scattered": cost(scattered)}
+        print(f"{'mean colour' if np.any(colour) else 'black'}: {important:.2f}, {at_random}")
+        if name == RECOMMENDED and not np.any(colour):
+            del at_random["scattered"]
+        assert important > 1.2 * max(at_random.values())
 
 
 @needs_shared
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "least"), [("meso4", 0.52), ("mesoinception4", 0.52), (RECOMMENDED, 0.65)]
+    ("name", "kind", "least"),
+    [
+        ("meso4", "stylegan", 0.52),
+        ("mesoinception4", "stylegan", 0.52),
+        (RECOMMENDED, "stylegan", 0.65),
+        (RECOMMENDED, "dfdc", 0.57),
+        (RECOMMENDED, "text_to_image", 0.58),
+    ],
 )
-def test_heat_of_the_shipped_networks_leans_to_the_fake_half(name, least):
-    """Little where the network knows little: 0.54, 0.55 and 0.69 were measured. Each pair of faces
-    gives two pictures, so that a network which prefers one side gains nothing."""
+def test_heat_of_the_shipped_networks_leans_to_the_fake_half(name, kind, least):
+    """Little where the network knows little: 0.54, 0.55, 0.69, 0.61 and 0.63 were measured. Each
+    pair of faces gives two pictures, so that a network which prefers one side gains nothing."""
     detector = load_detector(REPOSITORY / "weights" / name)
-    fake = some_faces(detector, "stylegan/fake", 40, 0)
-    real = some_faces(detector, "stylegan/real", 40, 0)
+    fake = some_faces(detector, f"{kind}/fake", 40, 0)
+    real = some_faces(detector, f"{kind}/real", 40, 0)
     left = np.zeros(fake.shape[1:3], bool)
     left[:, : fake.shape[2] // 2] = True
     explainer = Explainer(detector)
@@ -282,6 +291,7 @@ def test_heat_of_the_shipped_networks_leans_to_the_fake_half(name, least):
         on_pasted(explainer.heat_maps(np.where(half[..., None], fake, real)), half[None])
         for half in (left, ~left)
     ]
+    print(f"on the fake half: {np.mean(shares):.2f}")
     assert np.mean(shares) > least
 
 
