@@ -96,8 +96,8 @@ def as_markdown(results: dict, figures: dict[str, str]) -> str:
         "within each class; for differences of AUC, DeLong's. Where none or all of n pictures are "
         "hit, the bootstrap sees no spread: the truth may still be 3/n away (rule of three).",
         "## Seen and unseen kinds",
-        "A kind is *seen* where the detector was trained on pictures of the same generator or "
-        "source, other ones; *not stated* where nobody said.",
+        "A kind is *seen* where the detector was trained on other pictures of the same generator "
+        "or source; *not stated* where nobody said what it was trained on.",
         summary_table(results),
         _side_by_side(results),
         _leave_one_out(results),

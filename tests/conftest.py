@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+# Two test processes whose networks both use all cores spend a fifth of their time waiting for each
+# other. Read when torch is imported, here and in what the tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # TensorFlow and triton (which timm, peft and torch.compile import) bring an LLVM each: in one
 # process with both, as here, Python crashes unless triton comes first.
 with contextlib.suppress(ImportError):
