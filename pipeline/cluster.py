@@ -29,7 +29,8 @@ from pipeline.errors import ImageError, UserError
 from pipeline.files import atomic_write
 from pipeline.images import PHOTO_SUFFIXES, read_image
 from pipeline.inputs import Photo, find_photos
-from pipeline.rows import COMPARED_FIELDS, FIELDS, Row, parquet_table, valid_utf8
+from pipeline.row_parquet import parquet_table, valid_utf8
+from pipeline.rows import COMPARED_FIELDS, FIELDS, Row
 from pipeline.scoring import Scorer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -142,7 +142,9 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     """
     from pipeline.inputs import find_photos
     from pipeline.memory import keep_freed_memory
-    from pipeline.rows import COMPARED_FIELDS, FIELDS, Summary, open_output
+    from pipeline.row_files import open_output
+    from pipeline.row_table import Summary
+    from pipeline.rows import COMPARED_FIELDS, FIELDS
     from pipeline.scoring import Scorer
     from pipeline.video import Sampling, join, with_frames
 

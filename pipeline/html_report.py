@@ -27,7 +27,8 @@ import numpy as np
 from pipeline.files import atomic_write
 from pipeline.images import read_image
 from pipeline.inputs import Photo
-from pipeline.rows import Row, by_face, printable
+from pipeline.row_table import printable
+from pipeline.rows import Row, by_face
 
 THUMBNAIL_SIDE = 200  # pixels of the longer side: about 8 kB a photo in the page
 JPEG_QUALITY = 70

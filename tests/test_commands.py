@@ -17,7 +17,8 @@ from PIL import Image
 
 from pipeline.detector import load_detector
 from pipeline.images import read_image
-from pipeline.rows import FIELDS, read_rows
+from pipeline.row_files import read_rows
+from pipeline.rows import FIELDS
 from tests.broken_files import make_broken_files, make_odd_but_good_files
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES, links
 from tests.shared import SHARED, needs_shared

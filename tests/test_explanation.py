@@ -19,7 +19,8 @@ from pipeline.errors import UserError
 from pipeline.explanation import WEIGHTS, Explainer, HeatMapFolder, overlay, picture_name
 from pipeline.images import read_image, resize
 from pipeline.inputs import Photo
-from pipeline.rows import Row, read_rows
+from pipeline.row_files import read_rows
+from pipeline.rows import Row
 from pipeline.runtime import Runtime
 from pipeline.scoring import Scored
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES

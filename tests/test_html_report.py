@@ -20,7 +20,8 @@ from pipeline.errors import UserError
 from pipeline.html_report import THUMBNAIL_SIDE, PictureKeeper
 from pipeline.images import read_image
 from pipeline.inputs import Photo, find_photos
-from pipeline.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row, open_output, read_rows
+from pipeline.row_files import open_output, read_rows
+from pipeline.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row
 from tests.conftest import REPOSITORY, SAMPLES
 from tests.test_rows import MODELS, TWO, any_rows, both, broken, face
 

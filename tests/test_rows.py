@@ -14,16 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.rows import (
-    COMPARED_FIELDS,
-    FIELDS,
-    Row,
-    Summary,
-    TableWriter,
-    by_face,
-    open_output,
-    read_rows,
-)
+from pipeline.row_files import open_output, read_rows
+from pipeline.row_table import Summary, TableWriter
+from pipeline.rows import COMPARED_FIELDS, FIELDS, Row, by_face
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = ("meso4",)

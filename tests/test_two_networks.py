@@ -17,7 +17,9 @@ from pipeline.detector import load_detector
 from pipeline.faces import FaceFinder
 from pipeline.images import read_image
 from pipeline.inputs import Photo, find_photos
-from pipeline.rows import COMPARED_FIELDS, Row, Summary, TableWriter, read_rows
+from pipeline.row_files import read_rows
+from pipeline.row_table import Summary, TableWriter
+from pipeline.rows import COMPARED_FIELDS, Row
 from pipeline.scoring import Scorer
 from tests.broken_files import make_broken_files
 from tests.conftest import FACE_SAMPLE, SAMPLES, links

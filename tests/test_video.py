@@ -14,7 +14,8 @@ import pytest
 from pipeline.errors import ImageError
 from pipeline.images import read_image
 from pipeline.inputs import Photo
-from pipeline.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row, open_output, read_rows
+from pipeline.row_files import open_output, read_rows
+from pipeline.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row
 from pipeline.scoring import Scored
 from pipeline.video import Sampling, _Tracks, draw_timeline, join, with_frames
 from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES

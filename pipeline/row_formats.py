@@ -1,0 +1,120 @@
+"""Rows as text, one record a row: CSV and JSON Lines, written and read byte for byte.
+
+Empty is "" in CSV and null in JSON. A byte of a path that is not UTF-8 stands in CSV as it is, and
+in JSON as \\udcXX.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.rows import COMPARED_FIELDS, FIELDS, FRACTIONS, VIDEO_FIELDS, WHOLE_NUMBERS
+
+_TRUTH_VALUES = ("false", "true")  # in CSV, as in JSON
+_LONGEST_RECORD = 1 << 16  # bytes; longer: a quote that others opened and nobody closed
+
+
+class Csv:
+    """Rows of `fields` as CSV, and the line with their names before them."""
+
+    opening = b""
+
+    def __init__(self, fields: tuple[str, ...]):
+        self.fields = fields
+        self.header = (",".join(fields) + "\n").encode()
+
+    @staticmethod
+    def encode(row: dict) -> bytes:
+        line = io.StringIO(newline="")
+        if row.get("agreement") is not None:
+            row = row | {"agreement": _TRUTH_VALUES[row["agreement"]]}
+        csv.writer(line).writerow(row.values())  # its \r\n makes it quote both signs within fields
+        return (line.getvalue().removesuffix("\r\n") + "\n").encode("utf-8", "surrogateescape")
+
+    @staticmethod
+    def is_whole(record: bytes) -> bool:
+        return record.endswith(b"\n") and record.count(b'"') % 2 == 0  # not within a quoted field
+
+    def decode(self, record: bytes) -> dict:
+        text = io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")
+        row = dict(zip(self.fields, next(csv.reader(text, strict=True)), strict=True))
+        for name, value in row.items():
+            if value == "":
+                row[name] = None
+            elif name in WHOLE_NUMBERS:
+                row[name] = int(value)
+            elif name in FRACTIONS:
+                row[name] = float(value)
+            elif name == "agreement":
+                row[name] = bool(_TRUTH_VALUES.index(value))
+        return row
+
+
+class JsonLines:
+    """Rows of `fields` as JSON, one object a line."""
+
+    header = b""
+    opening = b"{"
+
+    def __init__(self, fields: tuple[str, ...]):
+        self.fields = fields
+
+    @staticmethod
+    def encode(row: dict) -> bytes:
+        # A byte of a path that is not UTF-8 is a lone surrogate in Python; backslashreplace writes
+        # it as \udcXX, which is just JSON's way to write it.
+        return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+    @staticmethod
+    def is_whole(record: bytes) -> bool:
+        return record.endswith(b"\n")
+
+    def decode(self, record: bytes) -> dict:
+        row = json.loads(record)
+        if not isinstance(row, dict) or tuple(row) != self.fields:
+            raise ValueError("other columns")
+        return row
+
+
+FORMATS = {".csv": Csv, ".jsonl": JsonLines}
+
+
+def fields_in(path: Path) -> tuple[str, ...]:
+    """The columns of a .csv or .jsonl file of rows, by its first line."""
+    with open(path, "rb") as file:
+        first = file.readline(_LONGEST_RECORD).rstrip()
+    of_videos = first.endswith(b",fake_share") or b'"fake_share":' in first
+    compared = b",agreement" in first if first.startswith(b"path,") else b'"agreement":' in first
+    return (COMPARED_FIELDS if compared else FIELDS) + (VIDEO_FIELDS if of_videos else ())
+
+
+def read_records(path: Path, form: Csv | JsonLines) -> Iterator[tuple[bytes, dict]]:
+    """Each whole record as it stands in the file, and the row in it."""
+    with open(path, "rb") as file:
+        if not form.header.startswith(file.read(len(form.header))):
+            raise not_rows(path, form.fields, "its first line")
+        record, number = b"", 1
+        for line in file:
+            record += line
+            if not form.is_whole(record):
+                if len(record) > _LONGEST_RECORD:
+                    raise not_rows(path, form.fields, f"row {number}")
+                continue
+            try:
+                yield record, form.decode(record)
+            except (ValueError, csv.Error) as error:
+                raise not_rows(path, form.fields, f"row {number}") from error
+            record, number = b"", number + 1
+        if not record.startswith(form.opening[: len(record)]):
+            raise not_rows(path, form.fields, "its end")
+
+
+def not_rows(path: Path, fields: Sequence[str], where: str) -> UserError:
+    """What is raised where a file is something else than rows of `fields`."""
+    return UserError(
+        f"{path}: {where} is not as this program writes it (columns {', '.join(fields)}); "
+        "choose another file, or leave out --continue."
+    )
