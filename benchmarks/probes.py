@@ -39,7 +39,7 @@ def random_detector(network: str, folder: str) -> dict:
 
             export_graph(architecture.build(), new / GRAPH)
         else:
-            from pipeline.torch_training import export_graph
+            from pipeline.torch_export import export_graph
 
             export_graph(architecture.build(), architecture.input_size, new / GRAPH)
     return {"detector": folder}

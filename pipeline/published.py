@@ -194,7 +194,8 @@ def _hugging_face(folder: Path) -> Published:
 
 def _fill_with_torch(architecture: Architecture, folder: Path, target: Path) -> None:
     from pipeline.hugging_face import classifier_of
-    from pipeline.torch_training import WEIGHTS, export_graph
+    from pipeline.torch_export import export_graph
+    from pipeline.torch_weights import WEIGHTS
 
     network = classifier_of(folder, architecture)
     export_graph(network, architecture.input_size, target / GRAPH)

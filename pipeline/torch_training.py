@@ -20,14 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from tensorboardX import SummaryWriter
 from torch import nn
 from torch.nn import functional
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -36,13 +34,15 @@ from models import Architecture, PixelScaling
 from pipeline import dataset as data
 from pipeline.batches import Batches
 from pipeline.errors import UserError
-from pipeline.files import atomic_write, quiet_stderr, sync_files
+from pipeline.files import atomic_write, sync_files
 from pipeline.finishing import Trained
 from pipeline.metrics import auc
-from pipeline.torch_weights import WEIGHTS, starting_point  # noqa: F401 - part of the engine
+from pipeline.torch_average import MovingAverage
+from pipeline.torch_export import finished
+from pipeline.torch_weights import owned, starting_point  # noqa: F401 - part of the engine
 from pipeline.training import Recipe as CommonRecipe
 from pipeline.training import StartingPoint, is_first_process
-from pipeline.tuning import Tuning, keep_statistics, parameter_groups, plain, save_adapter, tune
+from pipeline.tuning import Tuning, keep_statistics, parameter_groups, tune
 
 SECONDS_BETWEEN_CHECKPOINTS = 600  # within an epoch; there is one at each epoch's end, too
 
@@ -295,7 +295,7 @@ class _Trainer(Trainer):
         return self.optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, _owned(state_dict or self.model.state_dict()))
+        super()._save(output_dir, owned(state_dict or self.model.state_dict()))
 
     def evaluate(self, *arguments, **named) -> dict:
         with self.progress.averaged_weights():
@@ -312,7 +312,7 @@ class _Progress(TrainerCallback):
     def __init__(self, trainer: Trainer, recipe: Recipe, run: Path):
         self._trainer, self._recipe, self._run = trainer, recipe, run
         self._history: list[dict] = []
-        self._average: _Average | None = None
+        self._average: MovingAverage | None = None
         self._checkpoint: Path | None = None
         self._logs: dict = {}
         self._board = self._bar = None
@@ -357,7 +357,7 @@ class _Progress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **named):
         if self._recipe.ema:
-            self._average = _Average(self._trainer.model, self._recipe.ema)
+            self._average = MovingAverage(self._trainer.model, self._recipe.ema)
         if self._checkpoint:
             if self._average:
                 self._average.load(self._checkpoint / _AVERAGE)
@@ -457,7 +457,7 @@ class _Progress(TrainerCallback):
         state = self._trainer.accelerator.get_state_dict(self._trainer.model_wrapped)
         if is_first_process():
             new = self._run / f".{_BEST}"
-            save_file(_owned(state), new)
+            save_file(owned(state), new)
             sync_files([new])
             os.replace(new, self._run / _BEST)
 
@@ -467,55 +467,6 @@ class _Progress(TrainerCallback):
                 file.writelines(json.dumps(line) + "\n" for line in self._history)
 
 
-class _Average:
-    """The moving average of what training changes in a network: the parameters that learn, and the
-    statistics of batch normalization (as in torchvision's references).
-
-    After n steps the decay is at most (1 + n) / (10 + n), as in TensorFlow's
-    tf.train.ExponentialMovingAverage; otherwise a training of a hundred steps would end with little
-    but the weights that it started from.
-    """
-
-    def __init__(self, network: nn.Module, decay: float):
-        self._decay = decay
-        self._own = {
-            name: value for name, value in network.named_parameters() if value.requires_grad
-        }
-        self._own |= {
-            name: value for name, value in network.named_buffers() if value.is_floating_point()
-        }
-        self._averaged = {name: value.detach().clone() for name, value in self._own.items()}
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the weights of a step, counted from 1."""
-        average = get_ema_multi_avg_fn(min(self._decay, (1 + step) / (10 + step)))
-        average(list(self._averaged.values()), list(self._own.values()), None)
-
-    @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Within the block, the network has the averaged weights; after it, its own again."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-
-    def save(self, path: Path) -> None:
-        save_file(_owned(self._averaged), path)
-
-    def load(self, path: Path) -> None:
-        for name, value in load_file(path).items():
-            self._averaged[name].copy_(value)
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for name, own in self._own.items():
-            kept = own.clone()
-            own.copy_(self._averaged[name])
-            self._averaged[name].copy_(kept)
-
-
 def uses_bf16(precision: str) -> bool:
     """Whether "auto", "fp32" or "bf16" means bfloat16 here: "auto" where the processor has it."""
     if precision != "auto":
@@ -523,58 +474,6 @@ def uses_bf16(precision: str) -> bool:
     if _uses_cuda():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def export_graph(network: nn.Module, size: int, path: Path) -> None:
-    """Write the network as ONNX: `pixels` (N, 3, size, size) float32 → `logits` (N, 1) float32."""
-    with quiet_stderr(), warnings.catch_warnings(action="ignore"):
-        torch.onnx.export(
-            network.eval(),
-            (torch.zeros(2, 3, size, size),),
-            path,
-            input_names=["pixels"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    _forget_the_machine(path)
-
-
-def _forget_the_machine(path: Path) -> None:
-    """Take out of a graph the notes of torch's exporter: with each node come the paths of the files
-    on this machine that it was made by."""
-    model = onnx.load(path)
-    parts = [model, model.graph, *model.functions]
-    for graph in (model.graph, *model.functions):
-        parts += [*graph.node, *graph.value_info]
-    parts += [*model.graph.input, *model.graph.output, *model.graph.initializer]
-    for part in parts:
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    onnx.save(model, path)
-
-
-def finished(tuned: nn.Module, architecture: Architecture) -> Trained:
-    """A trained network as the last steps want it, its adapter merged."""
-    network = plain(tuned, architecture).eval()
-
-    @torch.inference_mode()
-    def logits(pixels: np.ndarray) -> np.ndarray:
-        scaled = torch.from_numpy(architecture.scaling(pixels)).permute(0, 3, 1, 2)
-        return network(scaled).float().numpy()[:, 0]
-
-    def save_weights(folder: Path) -> None:
-        save_file(_owned(network.state_dict()), folder / WEIGHTS)
-        save_adapter(tuned, folder)
-
-    return Trained(
-        logits,
-        export=lambda path: export_graph(network, architecture.input_size, path),
-        save_weights=save_weights,
-        libraries=("torch", "timm", "transformers", "peft", "accelerate"),
-    )
 
 
 def _figures(prediction: transformers.EvalPrediction) -> dict[str, float]:
@@ -589,11 +488,6 @@ def _require_numbers(values: np.ndarray | float) -> None:
             "The network's outputs are no longer numbers: start anew with a lower --learning-rate, "
             "or with --precision fp32."
         )
-
-
-def _owned(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors that safetensors can write: contiguous, and none a view of another."""
-    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
 
 def _say_what_learns(classifier: Classifier, recipe: Recipe) -> None:

@@ -135,3 +135,8 @@ def _name(path: Path) -> str:
     if (path / "detector.json").exists():
         return as_start(check_folder(path))
     return path.name
+
+
+def owned(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors that safetensors can write: contiguous, and none a view of another."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}

@@ -65,7 +65,7 @@ def average(
     from pipeline.audit import audited_dataset
     from pipeline.finishing import finish_training
     from pipeline.incremental import measure
-    from pipeline.torch_training import finished
+    from pipeline.torch_export import finished
 
     dataset, _ = audited_dataset(load_dataset(data))
     last = detectors[-1]

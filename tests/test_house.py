@@ -33,6 +33,8 @@ TRAINING_ONLY = {
     "precision",
     "published",
     "report",
+    "torch_average",
+    "torch_export",
     "torch_training",
     "torch_weights",
     "training",

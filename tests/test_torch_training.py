@@ -34,6 +34,7 @@ from pipeline.finishing import predict
 from pipeline.metrics import auc
 from pipeline.runs import read_history
 from pipeline.runtime import Runtime
+from pipeline.torch_average import MovingAverage
 from pipeline.torch_training import Classifier
 from pipeline.torch_weights import WEIGHTS
 from pipeline.tuning import Tuning, tune
@@ -423,7 +424,7 @@ def test_the_moving_average_is_what_is_validated_and_kept(data, tmp_path):
 def test_the_decay_of_the_moving_average_rises():
     network = torch.nn.BatchNorm1d(1)
     network.bias.requires_grad_(False)
-    average = torch_training._Average(network, decay=0.25)
+    average = MovingAverage(network, decay=0.25)
     steps = [(1, 11.0), (2, 4.0), (1000, 2.0)]
     # The shares of the old average: 2/11, 3/12, and never more than the decay
     for (step, value), expected in zip(steps, [(2 + 99) / 11, 5.295454, 2.823863], strict=True):

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from models import ARCHITECTURES, Architecture
 from pipeline.errors import UserError
 from pipeline.runtime import Runtime
-from pipeline.torch_training import Classifier, export_graph
+from pipeline.torch_export import export_graph
+from pipeline.torch_training import Classifier
 from pipeline.tuning import (
     ADAPTER,
     TUNINGS,

@@ -11,7 +11,7 @@ from pipeline.detector import change_detector, load_detector
 from pipeline.errors import UserError
 from pipeline.finishing import predict
 from pipeline.runtime import Runtime
-from pipeline.torch_training import export_graph
+from pipeline.torch_export import export_graph
 from tests.conftest import REPOSITORY
 from tests.test_precision import copy_of
 from tests.tiny_dataset import make_dataset
