@@ -18,7 +18,12 @@ _LONGEST_RECORD = 1 << 16  # bytes; longer: a quote that others opened and nobod
 
 
 class Csv:
-    """Rows of `fields` as CSV, and the line with their names before them."""
+    """Rows of `fields` as CSV, and the line with their names before them.
+
+    `encode` makes a row a record, bytes with a line end; `is_whole` tells whether lines that were
+    read make a record; `decode` makes it a row again and raises ValueError or csv.Error where it
+    is none.
+    """
 
     opening = b""
 
@@ -54,7 +59,7 @@ class Csv:
 
 
 class JsonLines:
-    """Rows of `fields` as JSON, one object a line."""
+    """Rows of `fields` as JSON, one object a line; the same methods as `Csv`."""
 
     header = b""
     opening = b"{"
@@ -92,7 +97,8 @@ def fields_in(path: Path) -> tuple[str, ...]:
 
 
 def read_records(path: Path, form: Csv | JsonLines) -> Iterator[tuple[bytes, dict]]:
-    """Each whole record as it stands in the file, and the row in it."""
+    """Each whole record as it stands in the file, and the row in it; raises UserError (`not_rows`)
+    where something else stands there."""
     with open(path, "rb") as file:
         if not form.header.startswith(file.read(len(form.header))):
             raise not_rows(path, form.fields, "its first line")

@@ -51,6 +51,7 @@ VIDEO_FIELDS = ("time", "frames", "median", "fake_share")  # at the end, where t
 COMPARED_FIELDS = tuple(field.name for field in dataclasses.fields(Row))[: -len(VIDEO_FIELDS)]
 FIELDS = COMPARED_FIELDS[:-1]  # where one network scores
 
+# The fields that are numbers; agreement is a truth value, all others are text.
 WHOLE_NUMBERS = ("face", "left", "top", "right", "bottom", "frames")
 FRACTIONS = ("face_score", "fake_probability", "threshold", "time", "median", "fake_share")
 

@@ -16,9 +16,9 @@ class MovingAverage:
     """The moving average of what training changes in a network: the parameters that learn, and the
     statistics of batch normalization (as in torchvision's references).
 
-    After n steps the decay is at most (1 + n) / (10 + n), as in TensorFlow's
-    tf.train.ExponentialMovingAverage; otherwise a training of a hundred steps would end with little
-    but the weights that it started from.
+    `decay` is the share of the old average that a step leaves, from 0 to below 1. After n steps it
+    is at most (1 + n) / (10 + n), as in TensorFlow's tf.train.ExponentialMovingAverage; otherwise a
+    training of a hundred steps would end with little but the weights that it started from.
     """
 
     def __init__(self, network: nn.Module, decay: float):

@@ -453,13 +453,10 @@ def longest_hold(work: Callable[[], object]) -> float:
     return max(after - before for before, after in itertools.pairwise(spent))
 
 
-needs_clocks_of_threads = pytest.mark.skipif(
+@pytest.mark.slow
+@pytest.mark.skipif(
     not hasattr(time, "pthread_getcpuclockid"), reason="needs a clock for each thread"
 )
-
-
-@pytest.mark.slow
-@needs_clocks_of_threads
 @pytest.mark.parametrize(("format", "mode"), [("JPEG", "L"), ("PNG", "P")])
 def test_other_threads_run_while_a_large_photo_is_read(format, mode):
     content = large_file(format, mode)
