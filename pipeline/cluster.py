@@ -29,6 +29,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.files import atomic_write
 from pipeline.images import PHOTO_SUFFIXES, read_image
 from pipeline.inputs import Photo, find_photos
+from pipeline.path_lists import read_list
 from pipeline.row_parquet import parquet_table, valid_utf8
 from pipeline.rows import COMPARED_FIELDS, FIELDS, Row
 from pipeline.scoring import Scorer
@@ -77,9 +78,8 @@ def list_photos(sources: Iterable[str], lists: Iterable[str]) -> Iterator[str]:
         files, path = _file_system(source)
         try:
             with files.open_input_stream(path) as stream:
-                for line in io.BufferedReader(stream):
-                    if name := os.fsdecode(line.rstrip(b"\r\n")):
-                        yield name if "://" in name else os.path.abspath(name)
+                for name in read_list(io.BufferedReader(stream)):
+                    yield name if "://" in name else os.path.abspath(name)
         except OSError as error:
             raise UserError(f"{source}: this list cannot be read ({error}).") from error
 

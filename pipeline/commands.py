@@ -165,7 +165,7 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     )
     models = [detector.name for detector in detectors]
     fields = COMPARED_FIELDS if len(networks) > 1 else FIELDS
-    with open_output(args.output, models, args.resume, fields) as output:
+    with open_output(args.output, models, args.resume, fields, scorer.settings) as output:
         photos = find_photos(args.paths)
         summary = Summary(models)
         try:

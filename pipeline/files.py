@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import hashlib
+import itertools
 import os
 import shutil
 import sys
@@ -38,6 +39,15 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file to a free name, `<name>.bak`, `<name>.2.bak` and so on; its new path."""
+    names = itertools.chain([".bak"], (f".{number}.bak" for number in itertools.count(2)))
+    backups = (path.with_name(path.name + name) for name in names)
+    backup = next(backup for backup in backups if not os.path.lexists(backup))
+    os.rename(path, backup)
+    return backup
 
 
 @contextlib.contextmanager

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import numpy as np
 
 from pipeline.images import PHOTO_SUFFIXES
+from pipeline.path_lists import read_list
 
 if TYPE_CHECKING:
     from pipeline.video_frames import Frame
@@ -52,8 +53,8 @@ class PhotoFinder:
     def __iter__(self) -> Iterator[Photo]:
         for argument in self._arguments:
             if argument == "-":
-                for line in _lines((self._stdin or sys.stdin).buffer):
-                    yield from self._literal(line)
+                for path in read_list((self._stdin or sys.stdin).buffer):
+                    yield from self._literal(path)
             elif glob.has_magic(argument) and not os.path.lexists(argument):
                 yield from self._pattern(argument)
             else:
@@ -63,13 +64,19 @@ class PhotoFinder:
         try:
             mode = os.stat(path).st_mode
         except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in it
-            yield Photo(path, "There is no such file or folder; check the spelling.")
+            yield Photo(path, _not_there(path))
         except OSError as error:
             yield Photo(
                 path, f"This path cannot be reached ({error.strerror}); check its spelling."
             )
         else:
-            if stat.S_ISDIR(mode):
+            if stat.S_ISDIR(mode) and not once and _is_root(path):
+                yield Photo(
+                    path,
+                    "This is a whole drive, which a list must not name; name the folders in it "
+                    "that hold the photos.",
+                )
+            elif stat.S_ISDIR(mode):
                 yield from self._walk(path, self._walked)
             elif not once or self._is_new(path):
                 yield Photo(path)
@@ -173,12 +180,12 @@ def find_photos(arguments: Iterable[str], stdin: TextIO | None = None) -> PhotoF
 
     An argument is a photo or a video (tried whatever its ending), a folder, a pattern that the
     shell did not expand (`photos/**/*.jpg`; a file that really has such a name comes first), or
-    `-`: one path a line on `stdin` (or separated by NUL, as `find -print0` writes them). Folders
-    are searched with all folders in them, sorted by name, links followed but no folder twice; there
-    and among the matches of a pattern only files with an ending of `PHOTO_SUFFIXES` or
-    `VIDEO_SUFFIXES` count. What is hidden is left out silently, other files are counted in
-    `skipped`. What is given twice comes once; only lines of `stdin` are taken as they are, for
-    their number has no limit.
+    `-`: a list of paths on `stdin` (see path_lists.read_list), none of them a whole drive. Folders
+    are searched with all folders in them, sorted by name, links followed (but none to a whole
+    drive) and no folder twice; there and among the matches of a pattern only files with an ending
+    of `PHOTO_SUFFIXES` or `VIDEO_SUFFIXES` count. What is hidden is left out silently, other files
+    are counted in `skipped`. What is given twice comes once; only lines of `stdin` are taken as
+    they are, for their number has no limit.
 
     What does not exist, matches nothing or cannot be read comes as a `Photo` with an error sentence
     (without the path); the others go on. Only the names of one folder are in memory at any moment,
@@ -187,21 +194,15 @@ def find_photos(arguments: Iterable[str], stdin: TextIO | None = None) -> PhotoF
     return PhotoFinder(arguments, stdin)
 
 
-def _lines(stdin: BinaryIO) -> Iterator[str]:
-    """The paths of a list, each as soon as it has arrived; bytes of any encoding pass through."""
-    separator = rest = b""
-    while chunk := stdin.read1(1 << 16):
-        separator = separator or (b"\0" if b"\0" in chunk else b"\n")
-        *lines, rest = (rest + chunk).split(separator)
-        yield from _paths(lines)
-    yield from _paths([rest])
-
-
-def _paths(lines: list[bytes]) -> Iterator[str]:
-    for line in lines:
-        line = line.removesuffix(b"\r")  # lists made on Windows
-        if line:
-            yield os.fsdecode(line)
+def _not_there(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return (
+            "There is no such file or folder, and the name is not UTF-8; if a list has it, save "
+            "the list as UTF-8."
+        )
+    return "There is no such file or folder; check the spelling."
 
 
 def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
@@ -241,6 +242,12 @@ def _identity(folder: str) -> tuple[int, int]:
 
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
-        return entry.is_dir()
+        return entry.is_dir() and not (entry.is_symlink() and _is_root(entry.path))
     except OSError:  # a link to itself: reading it as a photo says what is wrong
         return False
+
+
+def _is_root(folder: str) -> bool:
+    """Whether a folder, links followed, is the top of a file system, as are / and C:\\."""
+    real = os.path.realpath(folder)
+    return os.path.dirname(real) == real

@@ -4,19 +4,27 @@ CSV, JSON Lines, Parquet and HTML hold the same columns in the same order.
 """
 
 import contextlib
+import dataclasses
 import itertools
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.files import atomic_write
+from pipeline.files import atomic_write, set_aside
 from pipeline.inputs import Photo
 from pipeline.row_formats import FORMATS, Csv, JsonLines, fields_in, not_rows, read_records
+from pipeline.row_lock import OutputLock
 from pipeline.row_parquet import import_pyarrow, read_parquet, write_parquet
 from pipeline.row_table import TableWriter, count
 from pipeline.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row, RowWriter
+from pipeline.run_settings import (
+    RunSettings,
+    move_note,
+    note_settings,
+    refuse_other_rows,
+    refuse_other_settings,
+)
 
 
 def open_output(
@@ -24,6 +32,7 @@ def open_output(
     models: Sequence[str],
     resume: bool = False,
     fields: tuple[str, ...] = FIELDS,
+    settings: RunSettings | None = None,
 ) -> RowWriter:
     """Open `path`, which ends in .csv, .jsonl, .parquet or .html, for the rows of `models`.
 
@@ -32,13 +41,15 @@ def open_output(
 
     A missing folder is made. With `resume`, the photos in the file are in `done`, except those
     that ended in an error and the last one, which may lack rows: their rows are removed, so that
-    they are scored again. Without `resume`, an earlier file is kept as `<name>.bak`. Both is said
-    on standard error. Parquet and HTML are written at the end; until then the rows are in
-    `.<name>.journal.jsonl` beside it, where `resume` finds them after kill -9.
+    they are scored again. Without `resume`, an earlier file is kept as `<name>.bak`, or under the
+    next free number. Both is said on standard error. Parquet and HTML are written at the end; until
+    then the rows are in `.<name>.journal.jsonl` beside it, where `resume` finds them after kill -9.
+    `settings` say how the models score; they are noted beside the file.
     Without `path` the rows are shown as a table on standard output.
 
-    Raises UserError where the ending is unknown, the file cannot be written, or `resume` finds
-    other columns or a photo that other models have scored, or only some of `models`.
+    Raises UserError where the ending is unknown, the file cannot be written, another run is writing
+    it, or `resume` finds other columns, other `settings`, or a photo that other models have scored,
+    or only some of `models`.
     """
     if path is None:
         if resume:
@@ -51,7 +62,13 @@ def open_output(
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: this is a folder or a device; --output must name a file.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer = _WRITERS[path.suffix.lower()](path, models, resume, fields)
+        with contextlib.ExitStack() as if_this_fails:
+            run = _Run(path, models, resume, settings, OutputLock(path))
+            if_this_fails.callback(run.lock.release)
+            writer = _WRITERS[path.suffix.lower()](run, fields)
+            if settings:
+                note_settings(path, settings)
+            if_this_fails.pop_all()
     except OSError as error:
         raise UserError(
             f"{path}: the rows cannot be written here ({error.strerror}); choose another --output."
@@ -90,17 +107,31 @@ def read_rows(path: str | Path) -> Iterator[dict[str, str | int | float | bool |
         raise UserError(f"{path}: this file cannot be read ({error.strerror}).") from error
 
 
-class _TextWriter(RowWriter):
-    """Appends rows to a file that is readable at any moment."""
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What `open_output` was asked for, and the lock on its file."""
 
-    def __init__(self, path: Path, models: Sequence[str], resume: bool, fields: tuple[str, ...]):
+    output: Path
+    models: Sequence[str]
+    resume: bool
+    settings: RunSettings | None
+    lock: OutputLock
+
+
+class _TextWriter(RowWriter):
+    """Appends rows to a file that is readable at any moment: the output, or a `journal` of it."""
+
+    def __init__(self, run: _Run, fields: tuple[str, ...], journal: Path | None = None):
         super().__init__()
-        self._path = path
-        if resume and path.exists() and fields_in(path)[-len(VIDEO_FIELDS) :] == VIDEO_FIELDS:
+        self._run = run
+        self._path = path = journal or run.output
+        if run.resume and path.exists() and fields_in(path)[-len(VIDEO_FIELDS) :] == VIDEO_FIELDS:
             fields += VIDEO_FIELDS
         self._format = FORMATS[path.suffix.lower()](fields)
-        if resume and path.exists():
-            self.done, self.retried = _cut_back(path, self._format, models)
+        if run.resume and path.exists():
+            if run.settings:
+                refuse_other_settings(run.output, run.settings)
+            self.done, self.retried = _cut_back(path, self._format, run)
         else:
             if path.exists() and not _is_empty(path, self._format):
                 _set_aside(path)
@@ -126,6 +157,13 @@ class _TextWriter(RowWriter):
 
     def close(self) -> None:
         self._file.close()
+        try:
+            self._finish()
+        finally:
+            self._run.lock.release()
+
+    def _finish(self) -> None:
+        """Make of the file what was asked for; here it is that already."""
 
     def _records(self, rows: list[Row]) -> Iterable[dict]:
         return [row.as_dict(self._format.fields) for row in rows]
@@ -150,30 +188,29 @@ class _JournalWriter(_TextWriter):
     older run; so resuming looks at the journal first.
     """
 
-    def __init__(self, path: Path, models: Sequence[str], resume: bool, fields: tuple[str, ...]):
+    def __init__(self, run: _Run, fields: tuple[str, ...]):
+        path = run.output
         journal = path.with_name(f".{path.name}.journal.jsonl")
-        reopened = resume and path.exists() and not journal.exists()
+        reopened = run.resume and path.exists() and not journal.exists()
         if reopened:
             with atomic_write(journal, "wb") as file:
                 file.writelines(map(JsonLines.encode, self._read_back(path, fields)))
-        elif not resume and path.exists() and _holds(self._read_back(path)):
+        elif not run.resume and path.exists() and _holds(self._read_back(path)):
             _set_aside(path)
-        self._finished = path
         try:
-            super().__init__(journal, models, resume, fields)
+            super().__init__(run, fields, journal)
         except BaseException:
             if reopened:
                 journal.unlink(missing_ok=True)  # all its rows are in the finished file
             raise
 
-    def close(self) -> None:
-        super().close()
+    def _finish(self) -> None:
         try:
-            self._finish()
+            self._write_finished(self._run.output)
             self._path.unlink()
         except OSError as error:
             raise UserError(
-                f"{self._finished}: this file cannot be written ({error.strerror}); the rows are "
+                f"{self._run.output}: this file cannot be written ({error.strerror}); the rows are "
                 f"kept in {self._path.name}: make room and run the same command with --continue."
             ) from error
 
@@ -181,32 +218,32 @@ class _JournalWriter(_TextWriter):
         """What the journal of a finished file was, if its columns begin with the `fields`."""
         raise NotImplementedError
 
-    def _finish(self) -> None:
+    def _write_finished(self, path: Path) -> None:
         """Turn the journal into the finished file."""
         raise NotImplementedError
 
 
 class _ParquetWriter(_JournalWriter):
-    def __init__(self, path: Path, models: Sequence[str], resume: bool, fields: tuple[str, ...]):
+    def __init__(self, run: _Run, fields: tuple[str, ...]):
         import_pyarrow()  # missing: better said now than after the scoring
-        super().__init__(path, models, resume, fields)
+        super().__init__(run, fields)
 
     def _read_back(self, path: Path, fields: tuple[str, ...] | None = None) -> Iterator[dict]:
         return read_parquet(path, _variants(fields) if fields else _ALL_VARIANTS)
 
-    def _finish(self) -> None:
+    def _write_finished(self, path: Path) -> None:
         rows = (row for _, row in read_records(self._path, self._format))
-        write_parquet(self._finished, rows, self._format.fields)
+        write_parquet(path, rows, self._format.fields)
 
 
 class _HtmlWriter(_JournalWriter):
     """The journal has one column more, first: what the page shows of a photo, in its first row."""
 
-    def __init__(self, path: Path, models: Sequence[str], resume: bool, fields: tuple[str, ...]):
+    def __init__(self, run: _Run, fields: tuple[str, ...]):
         from pipeline.html_report import PictureKeeper
 
         self._pictures = PictureKeeper()
-        super().__init__(path, models, resume, (_PICTURE, *fields))
+        super().__init__(run, (_PICTURE, *fields))
 
     def watch(self, photos: Iterable[Photo]) -> Iterable[Photo]:
         return self._pictures.watch(photos)
@@ -220,10 +257,10 @@ class _HtmlWriter(_JournalWriter):
         allowed = _variants(fields[1:]) if fields else _ALL_VARIANTS
         return ({_PICTURE: picture} | row for picture, row in _read_html(path, allowed))
 
-    def _finish(self) -> None:
+    def _write_finished(self, path: Path) -> None:
         from pipeline.html_report import write_report
 
-        write_report(self._finished, self._path, self._format.fields[1:])
+        write_report(path, self._path, self._format.fields[1:])
 
 
 _WRITERS = {
@@ -242,7 +279,7 @@ def _variants(fields: tuple[str, ...]) -> list[tuple[str, ...]]:
 _ALL_VARIANTS = _variants(FIELDS) + _variants(COMPARED_FIELDS)
 
 
-def _cut_back(path: Path, form: Csv | JsonLines, models: Sequence[str]) -> tuple[set[str], int]:
+def _cut_back(path: Path, form: Csv | JsonLines, run: _Run) -> tuple[set[str], int]:
     """Leave in a file only the rows of photos that need no second look.
 
     Returns the paths of these, and how many others ended in an error.
@@ -251,11 +288,11 @@ def _cut_back(path: Path, form: Csv | JsonLines, models: Sequence[str]) -> tuple
     errors = 0
     with atomic_write(path, "wb") as kept:
         kept.write(form.header)
-        for photo, records in _all_but_last(_photos(path, form, models)):
+        for photo, records in _all_but_last(_photos(path, form, run)):
             if any(row["verdict"] == "error" for _, row in records):
                 errors += 1
-            elif _models_in(records) not in (set(), set(models)):
-                raise _of_other_models(path, records, models)
+            elif _models_in(records) not in (set(), set(run.models)):
+                raise _of_other_models(records, run)
             else:
                 done.add(photo)
                 kept.writelines(text for text, _ in records)
@@ -263,14 +300,15 @@ def _cut_back(path: Path, form: Csv | JsonLines, models: Sequence[str]) -> tuple
 
 
 def _photos(
-    path: Path, form: Csv | JsonLines, models: Sequence[str]
+    path: Path, form: Csv | JsonLines, run: _Run
 ) -> Iterator[tuple[str, list[tuple[bytes, dict]]]]:
     """Each photo with its records, which stand together; the last one may lack some."""
     by_photo = itertools.groupby(read_records(path, form), key=lambda record: record[1]["path"])
     for photo, group in by_photo:
         records = list(group)
-        if not _models_in(records) <= set(models):
-            raise _of_other_models(path, records, models)
+        if not _models_in(records) <= set(run.models):
+            raise _of_other_models(records, run)
+        refuse_other_rows(run.output, (row for _, row in records), run.settings or {})
         yield photo, records
 
 
@@ -278,13 +316,11 @@ def _models_in(records: list[tuple[bytes, dict]]) -> set[str]:
     return {row["model"] for _, row in records} - {None}
 
 
-def _of_other_models(
-    path: Path, records: list[tuple[bytes, dict]], models: Sequence[str]
-) -> UserError:
+def _of_other_models(records: list[tuple[bytes, dict]], run: _Run) -> UserError:
     return UserError(
-        f"{path}: the rows in it are of the model {' and '.join(sorted(_models_in(records)))}, not "
-        f"{' and '.join(models)}; choose another --output, or leave out --continue (the file is "
-        "then kept as .bak)."
+        f"{run.output}: the rows in it are of the model "
+        f"{' and '.join(sorted(_models_in(records)))}, not {' and '.join(run.models)}; choose "
+        "another --output, or leave out --continue (the file is then kept as .bak)."
     )
 
 
@@ -299,8 +335,8 @@ def _is_empty(path: Path, form: Csv | JsonLines) -> bool:
 
 
 def _set_aside(path: Path) -> None:
-    backup = path.with_name(path.name + ".bak")
-    os.replace(path, backup)
+    backup = set_aside(path)
+    move_note(path, backup)
     print(f"{path} was there already; it is kept as {backup.name}.", file=sys.stderr)
 
 

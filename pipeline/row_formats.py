@@ -1,12 +1,14 @@
 """Rows as text, one record a row: CSV and JSON Lines, written and read byte for byte.
 
 Empty is "" in CSV and null in JSON. A byte of a path that is not UTF-8 stands in CSV as it is, and
-in JSON as \\udcXX.
+in JSON as \\udcXX. Text that a spreadsheet would take for a formula has an apostrophe before it in
+CSV, which is removed when it is read here.
 """
 
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from pipeline.errors import UserError
 from pipeline.rows import COMPARED_FIELDS, FIELDS, FRACTIONS, VIDEO_FIELDS, WHOLE_NUMBERS
 
 _TRUTH_VALUES = ("false", "true")  # in CSV, as in JSON
+_QUOTED = "\r\n\t;"  # signs for whose sake a field of CSV is quoted, besides , and "
+# What begins a formula, after white space too (https://owasp.org/www-community/attacks/CSV_Injection;
+# the wide signs begin one in East Asian versions); and the apostrophes that stand before it.
+_FORMULA = re.compile(r"('*)(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
 _LONGEST_RECORD = 1 << 16  # bytes; longer: a quote that others opened and nobody closed
 
 
@@ -36,8 +42,10 @@ class Csv:
         line = io.StringIO(newline="")
         if row.get("agreement") is not None:
             row = row | {"agreement": _TRUTH_VALUES[row["agreement"]]}
-        csv.writer(line).writerow(row.values())  # its \r\n makes it quote both signs within fields
-        return (line.getvalue().removesuffix("\r\n") + "\n").encode("utf-8", "surrogateescape")
+        # It quotes fields that hold a sign of its line end: also those that programs which take
+        # another sign than the comma between fields would cut in two.
+        csv.writer(line, lineterminator=_QUOTED).writerow(map(defused, row.values()))
+        return (line.getvalue().removesuffix(_QUOTED) + "\n").encode("utf-8", "surrogateescape")
 
     @staticmethod
     def is_whole(record: bytes) -> bool:
@@ -55,6 +63,8 @@ class Csv:
                 row[name] = float(value)
             elif name == "agreement":
                 row[name] = bool(_TRUTH_VALUES.index(value))
+            else:
+                row[name] = _as_it_was(value)
         return row
 
 
@@ -82,6 +92,21 @@ class JsonLines:
         if not isinstance(row, dict) or tuple(row) != self.fields:
             raise ValueError("other columns")
         return row
+
+
+def defused(value: str | int | float | None) -> str | int | float | None:
+    """A value as a cell of CSV that no spreadsheet takes for a formula; only text is changed.
+
+    An apostrophe comes before text that begins like a formula, or with apostrophes and then so,
+    so that no two texts become the same.
+    """
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def _as_it_was(cell: str) -> str:
+    """The text that `defused` made this of."""
+    begins = _FORMULA.match(cell)
+    return cell[1:] if begins and begins[1] else cell
 
 
 FORMATS = {".csv": Csv, ".jsonl": JsonLines}

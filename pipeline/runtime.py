@@ -1,5 +1,6 @@
 """Runs a detector's exported graph: pixels in, logits out. Imports no training framework."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -112,7 +113,7 @@ def is_available(precision: str) -> bool:
 
 # Networks go on reading the files that they come from, so these stay mapped: that holds addresses
 # rather than memory.
-_MAPPED: list[np.memmap] = []
+_MAPPED: list[np.ndarray] = []
 
 
 @functools.cache
@@ -134,7 +135,8 @@ def compiled_graph(
 
     It is kept in the user's cache under the graph's SHA-256 (`checksum`, worked out unless given),
     `prepared_as` (what `prepare` does, in words or numbers), the settings, OpenVINO's version and
-    the processor: where one of them is another, it is made anew. Own files rather than OpenVINO's
+    the processor: where one of them is another, it is made anew. So it is where the kept file is
+    damaged, for OpenVINO would take it and compute nonsense. Own files rather than OpenVINO's
     cache, which reads and prepares the graph first, only to find that it knows it.
     """
     core = openvino_core()
@@ -146,17 +148,18 @@ def compiled_graph(
     )
     name = hashlib.sha256(circumstances.encode()).hexdigest()
     kept = cache_folder() / "graphs" / f"{name}.blob"
+    whole = _mapped_if_whole(kept)
+    if whole is not None:
+        with contextlib.suppress(RuntimeError):  # another build of the same version wrote it
+            compiled = core.import_model(ov.Tensor(whole, shared_memory=True), "CPU", settings)
+            _MAPPED.append(whole)
+            return compiled
+    compiled = core.compile_model(prepare(core.read_model(graph)), "CPU", settings)
     try:
-        # Mapped, for weights of hundreds of megabytes take long to copy.
-        mapped = np.memmap(kept, np.uint8, "c")
-        compiled = core.import_model(ov.Tensor(mapped, shared_memory=True), "CPU", settings)
-        _MAPPED.append(mapped)
-        return compiled
-    except (OSError, ValueError, RuntimeError):  # none yet, an empty or a damaged one
-        compiled = core.compile_model(prepare(core.read_model(graph)), "CPU", settings)
-    try:
+        exported = compiled.export_model().getbuffer()
         with atomic_write(kept, "wb") as file:
-            file.write(compiled.export_model().getbuffer())
+            file.write(exported)
+            file.write(hashlib.sha256(exported).digest())
     except OSError as error:
         print(
             f"{kept.parent}: the compiled network cannot be kept there ({error.strerror}), so each "
@@ -164,6 +167,21 @@ def compiled_graph(
             file=sys.stderr,
         )
     return compiled
+
+
+def _mapped_if_whole(kept: Path) -> np.ndarray | None:
+    """The compiled graph in a kept file, (N,) uint8; None where there is none or it is damaged.
+
+    Its SHA-256 are the file's last bytes. Mapped, for weights of hundreds of megabytes take long to
+    copy.
+    """
+    try:
+        mapped = np.memmap(kept, np.uint8, "c")
+    except (OSError, ValueError):  # none yet, or an empty one
+        return None
+    length = hashlib.sha256().digest_size
+    graph, checksum = mapped[:-length], mapped[-length:]
+    return graph if hashlib.sha256(graph).digest() == checksum.tobytes() else None
 
 
 def cache_folder() -> Path:

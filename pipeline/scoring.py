@@ -16,6 +16,7 @@ from pipeline.faces import Face, FaceFinder, FaceRegion, crop_region, regions_to
 from pipeline.images import read_image, resize
 from pipeline.inputs import Photo
 from pipeline.rows import Row, by_face
+from pipeline.run_settings import ModelSettings, RunSettings, version_of
 from pipeline.runtime import Runtime, openvino_core
 
 
@@ -52,6 +53,11 @@ class Scorer:
     def score(self, photos: Iterable[Photo]) -> Iterator[list[Row]]:
         """The rows of each photo, in the order of the photos; see `look`."""
         return (scored.rows for scored in self.look(photos))
+
+    @property
+    def settings(self) -> RunSettings:
+        """How each detector scores in this run, by its name."""
+        return {network.name: network.settings for network in self._networks}
 
     def verdict(self, model: str, fake_probability: float) -> str:
         """What the detector of this name calls a fake_probability, at the threshold of this run."""
@@ -206,6 +212,12 @@ class _Network:
         self.verdict = self._calibration.verdict
         self._runtime = Runtime.of(detector, device)
         self._batch_size = batch_size
+
+    @property
+    def settings(self) -> ModelSettings:
+        return ModelSettings(
+            self.face_mode, self._calibration.threshold, version_of(self._detector)
+        )
 
     def look(self, image: np.ndarray, faces: list[Face]) -> list[_View]:
         """What it sees of an image (H, W, 3) uint8 with these faces. Called by many threads."""

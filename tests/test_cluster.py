@@ -51,6 +51,9 @@ def test_photos_are_listed_from_folders_lists_and_addresses(tmp_path):
     (tmp_path / "list.txt").write_bytes(b"/x/\xff.jpg\r\n\ns3://bucket/y.jpg\n")
     for source in (str(tmp_path / "list.txt"), f"file://{tmp_path}/list.txt"):
         assert list(list_photos([], [source])) == ["/x/\udcff.jpg", "s3://bucket/y.jpg"]
+    text = "\ufeff/x/é.jpg\r\ns3://bucket/y.jpg\r\n"  # as PowerShell's > writes it
+    (tmp_path / "list.txt").write_bytes(text.encode("utf-16-le"))
+    assert list(list_photos([], [str(tmp_path / "list.txt")])) == ["/x/é.jpg", "s3://bucket/y.jpg"]
     for wrong in ({"sources": ["nowhere"], "lists": []}, {"sources": [], "lists": ["nowhere"]}):
         with pytest.raises(UserError, match="nowhere: "):
             list(list_photos(**wrong))

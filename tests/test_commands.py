@@ -347,9 +347,10 @@ def test_a_killed_run_goes_on(infer, start_infer, tmp_path, suffix):
     assert before > 0
     assert before + after == len(photos)
     assert_same_rows(list(read_rows(output)), list(read_rows(whole)))
-    assert {path.name for path in tmp_path.iterdir()} == {"photos", whole.name, output.name}
+    notes = {f".{path.name}.run.json" for path in (whole, output)}
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", whole.name, output.name} | notes
 
-    again = infer("photos", "--output", output, "--continue", "--face", "none")
+    again = infer("photos", "--output", output, "--continue")
     assert again.returncode == 0
     assert re.search(r"^[01] photos?, ", again.stderr.decode(), re.MULTILINE)
 
@@ -415,7 +416,7 @@ def feed_until_rows_appear(process: subprocess.Popen, photos: list[str], output:
     process.stdin.write("".join(f"{photo}\n" for photo in photos).encode())
     process.stdin.flush()
     journal = output.with_name(f".{output.name}.journal.jsonl")
-    growing = journal if output.suffix == ".parquet" else output
+    growing = journal if output.suffix in (".parquet", ".html") else output
     deadline = time.monotonic() + 120
     while not growing.exists() or growing.read_bytes().count(b"\n") < 5:
         assert process.poll() is None

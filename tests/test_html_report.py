@@ -23,7 +23,7 @@ from pipeline.inputs import Photo, find_photos
 from pipeline.row_files import open_output, read_rows
 from pipeline.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row
 from tests.conftest import REPOSITORY, SAMPLES
-from tests.test_rows import MODELS, TWO, any_rows, both, broken, face
+from tests.test_rows import MODELS, TWO, any_rows, both, broken, die, face
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -180,7 +180,7 @@ def test_a_run_killed_anywhere_goes_on_without_loss(tmp_path):
             if photo.path == picture:
                 photo.read()
         writer.write(rows)
-    writer._file.close()  # and no close: killed
+    die(writer)
     journal = tmp_path / ".report.html.journal.jsonl"
     content = journal.read_bytes()
     assert not page.exists()

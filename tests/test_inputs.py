@@ -1,6 +1,8 @@
 """Which photos the arguments of a scoring command mean."""
 
+import codecs
 import io
+import itertools
 import os
 from pathlib import Path
 
@@ -183,6 +185,80 @@ def test_a_listed_photo_comes_before_the_list_ends(folder):
         assert next(photos) == Photo("a.jpg")
         writer.write(b"pg\n")
         assert next(photos) == Photo("b.jpg")
+
+
+MARKED = {
+    "utf-8": codecs.BOM_UTF8,
+    "utf-16-le": codecs.BOM_UTF16_LE,
+    "utf-16-be": codecs.BOM_UTF16_BE,
+    "utf-32-le": codecs.BOM_UTF32_LE,
+    "utf-32-be": codecs.BOM_UTF32_BE,
+}
+
+
+@pytest.mark.parametrize("separator", ["\n", "\r\n", "\0"])
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("encoding", MARKED)
+def test_a_list_in_any_encoding_that_its_first_bytes_tell(folder, encoding, marked, separator):
+    make(folder, "a.jpg", "é b.jpg", "p/写真😀.jpg")
+    names = ["a.jpg", "é b.jpg", "p/写真😀.jpg"]
+    text = separator.join(names) + separator
+    mark = MARKED[encoding] if marked else b""
+    assert found("-", stdin=mark + text.encode(encoding)) == names
+    # As `copy a.txt + b.txt` puts two lists together.
+    twice = (mark + text.encode(encoding)) * 2
+    assert found("-", stdin=twice) == names * 2
+
+
+def test_a_list_in_utf_16_that_comes_byte_by_byte(folder):
+    make(folder, "写真.jpg", "b.jpg")
+    reading, writing = os.pipe()
+    with open(reading) as stdin, open(writing, "wb", buffering=0) as writer:
+        photos = iter(find_photos(["-"], stdin))
+        for byte in "\ufeff写真.jpg\r\nb".encode("utf-16-le"):
+            writer.write(bytes([byte]))
+        assert next(photos) == Photo("写真.jpg")
+        writer.write(".jpg".encode("utf-16-le"))
+        writer.close()
+        assert next(photos) == Photo("b.jpg")
+
+
+def test_the_list_that_powershell_wrote(folder):
+    make(folder, "list/a.png", "list/b.png")
+    stdin = "\ufefflist/a.png\r\nlist/b.png\r\n".encode("utf-16-le")
+    assert found("-", stdin=stdin) == ["list/a.png", "list/b.png"]
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c.jpg"], ["a.jpg", "b"], ["./a", "./b", "./c"]])
+def test_short_names_with_nul_are_no_utf_16(folder, names):
+    make(folder, *names)
+    assert found("-", stdin="\0".join([*names, ""]).encode()) == names
+
+
+def test_names_that_are_not_utf_8(folder):
+    make(folder, os.fsdecode(b"caf\xe9.jpg"), "thé.jpg")
+    assert found("-", stdin=b"caf\xe9.jpg\n") == [os.fsdecode(b"caf\xe9.jpg")]
+    [photo] = find_photos(["-"], io.TextIOWrapper(io.BytesIO(b"th\xe9.jpg\n")))
+    assert photo.path == os.fsdecode(b"th\xe9.jpg")
+    assert "UTF-8" in photo.error
+
+
+@pytest.mark.parametrize("root", ["/", "//", "/.", "/usr/..", "drive", "up/drive"])
+def test_a_list_never_names_a_whole_drive(folder, root):
+    make(folder, "a.jpg")
+    (folder / "drive").symlink_to("/")
+    (folder / "up").symlink_to(".")
+    stdin = io.TextIOWrapper(io.BytesIO(f"{root}\na.jpg\n".encode()))
+    refused, photo = itertools.islice(find_photos(["-"], stdin), 2)
+    assert refused.path == root
+    assert "whole drive" in refused.error
+    assert photo == Photo("a.jpg")
+
+
+def test_a_list_may_name_the_folder_it_is_in_but_no_way_out_of_it(folder):
+    make(folder, "a.jpg")
+    (folder / "drive").symlink_to("/")
+    assert found("-", stdin=b".\n") == ["./a.jpg"]
 
 
 names = st.text(st.sampled_from("ab[]*?-. é\n\udcff"), min_size=1, max_size=4).map("x{}".format)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.row_files import open_output, read_rows
 from pipeline.row_table import Summary, TableWriter
-from pipeline.rows import COMPARED_FIELDS, FIELDS, Row, by_face
+from pipeline.rows import COMPARED_FIELDS, FIELDS, Row, RowWriter, by_face
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = ("meso4",)
@@ -109,8 +109,14 @@ def killed(path: Path, *photos: list[Row]) -> Path:
     writer = open_output(path, MODELS)
     for rows in photos:
         writer.write(rows)
-    writer._file.close()
+    die(writer)
     return journal_of(path)
+
+
+def die(writer: RowWriter) -> None:
+    """Leave a writer as the end of its process would: open files and locks go, nothing else."""
+    writer._file.close()
+    writer._run.lock._lock.release()
 
 
 def test_columns_are_those_of_the_contract():
@@ -244,7 +250,7 @@ def test_of_two_networks_a_killed_run_keeps_both_rows_or_none(tmp_path, suffix):
     writer = open_output(path, TWO, fields=COMPARED_FIELDS)
     for rows in photos:
         writer.write(rows)
-    writer._file.close()
+    die(writer)
     left = journal_of(path)
     content = left.read_bytes()
     expected = [row.as_dict(COMPARED_FIELDS) for rows in photos for row in rows]
@@ -335,13 +341,15 @@ def test_a_finished_file_can_be_continued(tmp_path, capsys, suffix):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_an_earlier_file_is_kept(tmp_path, capsys, suffix):
     path = tmp_path / "new" / "folder" / f"rows{suffix}"
-    for name in ("first.jpg", "second.jpg", "third.jpg"):
+    for name in ("first.jpg", "second.jpg", "third.jpg", "fourth.jpg"):
         save(path, [face(name)])
-    backup = path.with_name(path.name + ".bak")
-    assert f"kept as {backup.name}" in capsys.readouterr().err
-    assert [row["path"] for row in read_rows(path)] == ["third.jpg"]
-    backup.rename(path)
-    assert [row["path"] for row in read_rows(path)] == ["second.jpg"]
+    said = capsys.readouterr().err
+    assert [row["path"] for row in read_rows(path)] == ["fourth.jpg"]
+    backups = [path.with_name(path.name + end) for end in (".bak", ".2.bak", ".3.bak")]
+    for backup, name in zip(backups, ("first.jpg", "second.jpg", "third.jpg"), strict=True):
+        assert f"kept as {backup.name}" in said
+        backup.rename(path)
+        assert [row["path"] for row in read_rows(path)] == [name]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -156,6 +156,21 @@ def test_a_damaged_stored_graph_is_made_anew(exported, portraits, monkeypatch, t
     assert len(stored.read_bytes()) == len(whole)
 
 
+def test_a_stored_graph_with_wrong_bytes_is_made_anew(exported, portraits, monkeypatch, tmp_path):
+    """As it lies on a failing disk: as long as before, and OpenVINO would take it."""
+    _, path, architecture = exported
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    expected = Runtime(path, architecture).logits(portraits[:2])
+    [stored] = (cache_folder() / "graphs").iterdir()
+    whole = stored.read_bytes()
+    for start in range(0, len(whole), len(whole) // 8):
+        flipped = bytes(byte ^ 0xFF for byte in whole[start : start + 4096])
+        stored.write_bytes(whole[:start] + flipped + whole[start + 4096 :])
+        np.testing.assert_array_equal(Runtime(path, architecture).logits(portraits[:2]), expected)
+        assert len(stored.read_bytes()) == len(whole)
+        assert stored.read_bytes()[start : start + 4096] != flipped, start
+
+
 def test_without_a_place_for_stored_graphs_it_runs_and_says_so(
     exported, portraits, monkeypatch, tmp_path, capsys
 ):
