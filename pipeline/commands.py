@@ -370,6 +370,7 @@ def incremental_arguments(
 
 def _add_training_options(parser: argparse.ArgumentParser, recipes: list[dict]) -> None:
     from pipeline.calibration import DEFAULT_RULE, RULES
+    from pipeline.machine import usable_cores
 
     add = parser.add_argument
     for name, setting in _SETTINGS.items():
@@ -384,7 +385,7 @@ def _add_training_options(parser: argparse.ArgumentParser, recipes: list[dict]) 
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--resume", action="store_true", help="go on with an interrupted training")
     add(
-        "--workers", type=positive_int, default=os.cpu_count(), help="threads that prepare pictures"
+        "--workers", type=positive_int, default=usable_cores(), help="threads that prepare pictures"
     )
     add("--threshold-rule", default=DEFAULT_RULE, metavar="RULE", help=RULES.replace("%", "%%"))
     add(

@@ -30,6 +30,7 @@ from pipeline.files import atomic_write
 from pipeline.images import read_image
 from pipeline.inputs import VIDEO_SUFFIXES
 from pipeline.known_sets import SourceFile, files_of
+from pipeline.machine import usable_cores
 
 SPLITS = ("train", "validate", "test")
 MANIFEST_COLUMNS = (
@@ -386,7 +387,7 @@ def _in_threads(
     items: Sequence[PlannedFile], settings: CropSettings, workers: int | None
 ) -> Iterator[tuple[PlannedFile, list[_Face] | ImageError]]:
     """Each file with its faces, or with the reason why there are none, as they become ready."""
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or usable_cores()
     finder = FaceFinder() if items and settings.face != "none" else None
 
     def work(item: PlannedFile) -> list[_Face] | ImageError:

@@ -25,6 +25,7 @@ from pipeline.errors import UserError
 from pipeline.faces import DEFAULT_MARGIN
 from pipeline.files import atomic_write
 from pipeline.finishing import code_revision, finish_training
+from pipeline.machine import limit_libraries
 from pipeline.memory import keep_freed_memory
 from pipeline.precision import FEWEST_FACES, check_precisions_apart
 from pipeline.runs import close_run, open_run, read_history
@@ -238,6 +239,7 @@ def engine_of(architecture: Architecture, device: str) -> ModuleType:
     Imports its framework, which takes seconds. Raises UserError where the device is not there.
     """
     keep_freed_memory()
+    limit_libraries()
     if architecture.framework == "keras":
         keras_backend.choose(device)  # Keras cannot change it once it is imported
     engine = importlib.import_module(f"pipeline.{architecture.framework}_training")
