@@ -9,7 +9,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -78,11 +78,21 @@ class Plan:
     start: StartingPoint
 
     @classmethod
-    def of(cls, engine: ModuleType, architecture: Architecture, settings: dict, init: str) -> Self:
-        """Of a recipe's settings and what `--init` names. Raises UserError where it cannot be."""
+    def of(
+        cls,
+        engine: ModuleType,
+        architecture: Architecture,
+        settings: dict,
+        init: str,
+        fake_labels: Sequence[str] = (),
+    ) -> Self:
+        """Of a recipe's settings and what `--init` and `--fake-label` name. Raises UserError where
+        it cannot be."""
         recipe = engine.Recipe(**settings)
         recipe.check(architecture)
-        return cls(engine, architecture, recipe, engine.starting_point(init, architecture))
+        return cls(
+            engine, architecture, recipe, engine.starting_point(init, architecture, fake_labels)
+        )
 
 
 def train_detector(args: argparse.Namespace) -> dict | None:
@@ -102,7 +112,7 @@ def train_detector(args: argparse.Namespace) -> dict | None:
         engine = engine_of(architecture, args.device)
         if args.seed is None:
             args.recipe["seed"] = seed_after(args.init)
-        plan = Plan.of(engine, architecture, args.recipe, args.init)
+        plan = Plan.of(engine, architecture, args.recipe, args.init, args.fake_labels)
         _epochs(dataset, plan.recipe)  # may refuse
     with _only_the_first_process_speaks():
         if without_fakes:
