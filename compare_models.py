@@ -35,6 +35,7 @@ import sys
 from pathlib import Path
 
 from pipeline.commands import positive_int, run, script_parser, whole_number
+from pipeline.fake_class import add_option
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -58,6 +59,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="which kinds each detector has seen (weights/kinds.csv)",
     )
     add("--record", action="store_true", help="the AUC on unseen kinds, in the detector folders")
+    add_option(parser, "DETECTOR")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     return parser
 
@@ -72,7 +74,7 @@ def main() -> int:
     from pipeline.comparison_report import summary_table, write_report
     from pipeline.comparison_scores import score
 
-    found = find(args.detectors, args.data, args.sample, args.grid_sample)
+    found = find(args.detectors, args.data, args.sample, args.grid_sample, args.fake_labels)
     for sentence in found.skipped + found.failed:
         print(sentence, file=sys.stderr)
     training_data = read_training_data(args.training_data, found.contestants)

@@ -16,13 +16,13 @@ photos at the same path or in an object store. Ray starts no dashboard here and 
 Exit codes: 0 all scored; 1 some photos could not be read; 2 wrong use or no weights; 130 Ctrl-C.
 """
 
-import os
 import sys
 from collections import Counter
 from pathlib import Path
 
 from pipeline.commands import open_detector, positive_int, probability, run, script_parser
-from pipeline.detector import WEIGHTS
+from pipeline.fake_class import FakeLabels, add_option
+from pipeline.machine import usable_cores
 
 
 def arguments():
@@ -38,7 +38,8 @@ def arguments():
     )
     add("--output", required=True, metavar="DIR", help="the folder of the parts, or its address")
     add("--weights", type=Path, action="append", metavar="DIR", help="default: weights/meso4")
-    add("--workers", type=positive_int, default=os.cpu_count(), metavar="N")
+    add_option(parser)
+    add("--workers", type=positive_int, default=usable_cores(), metavar="N")
     add("--cpus-per-worker", type=positive_int, default=1, metavar="N", help="default: 1")
     add("--part-size", type=positive_int, default=1000, metavar="N", help="photos a part (1000)")
     add("--address", metavar="ADDRESS", help="of a Ray cluster; auto: the one of this machine")
@@ -56,8 +57,12 @@ def main() -> int:
     from tqdm import tqdm
 
     from pipeline.cluster import Settings, list_photos, score
+    from pipeline.detector import WEIGHTS
 
-    detectors = [open_detector(path) for path in args.weights or [WEIGHTS / "meso4"]]
+    labels = FakeLabels(args.fake_labels)
+    weights = args.weights or [WEIGHTS / "meso4"]
+    detectors = [open_detector(path, fake_labels=labels) for path in weights]
+    labels.require_used()
     settings = Settings(
         tuple(str(detector.folder.resolve()) for detector in detectors),
         args.output,

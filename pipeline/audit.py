@@ -8,7 +8,6 @@ first.
 import functools
 import hashlib
 import io
-import os
 import sys
 import textwrap
 from collections import Counter, defaultdict
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, Sample, fingerprint
 from pipeline.errors import ImageError
 from pipeline.images import read_image
+from pipeline.machine import usable_cores
 
 # Measured on 8,400 faces (FFHQ, DFDC, CIPLAB, StyleGAN, Stable Diffusion) with the 256-bit
 # perceptual hash. Re-saved at JPEG quality 30 to 90, scaled by 0.5 to 2 or made 15 % brighter, a
@@ -66,7 +66,7 @@ def audit_dataset(dataset: Dataset, workers: int | None = None, progress: bool =
     """
     samples = dataset.train + dataset.validate
     split_of = ["train"] * len(dataset.train) + ["validate"] * len(dataset.validate)
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or usable_cores()) as pool:
         looks = pool.map(_look_at, samples)
         pictures = list(
             tqdm(looks, "Auditing", len(samples), unit=" pictures", disable=not progress)

@@ -19,6 +19,7 @@ from models import Architecture
 from pipeline.augmentation import Augmentation, augment
 from pipeline.dataset import Sample
 from pipeline.images import read_image, resize
+from pipeline.machine import ROOT, usable_memory
 from pipeline.sampling import Epochs
 from pipeline.self_blending import SelfBlender
 
@@ -95,7 +96,7 @@ class Batches:
         assert not (mixup and cutmix)
         self._mixing = (_blended, mixup) if mixup else (_pasted, cutmix) if cutmix else None
         self._blender = SelfBlender(self._size) if self_blended else None
-        cache_bytes = _a_third_of_the_memory() if cache_bytes is None else cache_bytes
+        cache_bytes = a_third_of_the_memory() if cache_bytes is None else cache_bytes
         self._pictures = PictureCache(self._shrink, cache_bytes * 3 // 4)
         self._inputs = PictureCache(self._resize, cache_bytes // 4)
         self._pool = ThreadPoolExecutor(workers)
@@ -191,11 +192,7 @@ def _pasted(
     return mixed, 1 - (bottom - top) * (right - left) / size**2
 
 
-def _a_third_of_the_memory() -> int:
-    """In bytes, shared among the processes that train on this machine; of 8 GiB where the system
-    does not tell."""
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError):
-        memory = 8 << 30
-    return memory // 3 // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+def a_third_of_the_memory(root: Path = ROOT) -> int:
+    """Of what this process may use, in bytes, shared among those that train on this machine; `root`
+    is as in machine.py."""
+    return usable_memory(root) // 3 // int(os.environ.get("LOCAL_WORLD_SIZE", 1))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.fake_class import FakeLabels, add_option, say_fake_class
 
 HOW_TO_GO_ON = "With --output and --continue the next run goes on from here."  # of scoring
 
@@ -84,6 +85,7 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         metavar="DIR",
         help=f"detector folder, or published weights{twice} (default: {default})",
     )
+    add_option(arguments)
     arguments.add_argument(
         "--output",
         type=Path,
@@ -150,7 +152,7 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     from pipeline.video_frames import Sampling, with_frames
 
     keep_freed_memory()
-    detectors = open_detectors(args.weights, networks)
+    detectors = open_detectors(args.weights, networks, args.fake_labels)
     heat_maps = None
     if args.explain:
         from pipeline.explanation import HeatMapFolder  # which needs a training framework
@@ -183,23 +185,28 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     return 1 if summary.errors else 0
 
 
-def open_detectors(weights: list[Path] | None, networks: Sequence[Network]) -> list:
+def open_detectors(
+    weights: list[Path] | None, networks: Sequence[Network], fake_labels: Sequence[str] = ()
+) -> list:
     """The detectors to score with, at most one of each network, in the order of the networks.
 
-    `weights` are detector folders or published weights; None: what there is in weights/. A
-    network that is left out is named on standard error. Raises UserError where no network has a
-    detector or one has two, where two have the same name, and as open_detector does.
+    `weights` are detector folders or published weights; None: what there is in weights/. Of their
+    classes, those named in `fake_labels` mean fake. A network that is left out is named on standard
+    error. Raises UserError where no network has a detector or one has two, where two have the same
+    name, where `fake_labels` fit none, and as open_detector does.
     """
     architectures = [name for network in networks for name in network.architectures]
     detectors = {}
+    labels = FakeLabels(fake_labels)
     for path in installed_detectors(networks) if weights is None else weights:
-        detector = open_detector(path, architectures)
+        detector = open_detector(path, architectures, labels)
         [network] = (n for n in networks if detector.architecture.name in n.architectures)
         if network in detectors:
             raise UserError(
                 f"{path} is the second {_any_of(network.architectures)} detector: name only one."
             )
         detectors[network] = detector
+    labels.require_used()
     if weights is not None:
         for network in networks:
             if network not in detectors:
@@ -245,11 +252,14 @@ def installed_detectors(networks: Sequence[Network]) -> list[Path]:
     return found
 
 
-def open_detector(path: Path, architectures: Sequence[str] = ()):
+def open_detector(
+    path: Path, architectures: Sequence[str] = (), fake_labels: FakeLabels | None = None
+):
     """The detector in a detector folder, on the hub (hf-hub:owner/name) or made of published
     weights, of one of these architectures.
 
-    None of them: of any. Raises UserError, also with how to get weights.
+    None of them: of any. `fake_labels`: see import_published; what counts as fake in imported
+    weights is said on standard error. Raises UserError, also with how to get weights.
     """
     from pipeline.detector import load_detector
     from pipeline.published import import_published, is_published
@@ -257,8 +267,10 @@ def open_detector(path: Path, architectures: Sequence[str] = ()):
     if str(path).startswith("hf-hub:"):
         path = _from_the_hub(str(path))
     if is_published(path):
-        return import_published(path, architectures)
-    detector = load_detector(path)
+        detector = import_published(path, architectures, fake_labels)
+    else:
+        detector = load_detector(path)
+    say_fake_class(path, detector.description)
     if architectures and detector.architecture.name not in architectures:
         raise UserError(
             f"{path}: this is a {detector.architecture.name} detector and this script scores with "
@@ -307,6 +319,7 @@ def training_arguments(
     else:
         parser.set_defaults(architecture=default)
     parser.add_argument("--init", metavar="PATH|imagenet|none", help=_INIT)
+    add_option(parser, "--init")
     _add_training_options(parser, list(recipes.values()))
     parser.add_argument(
         "--show-augmentation",
@@ -371,6 +384,7 @@ def incremental_arguments(
 
 def _add_training_options(parser: argparse.ArgumentParser, recipes: list[dict]) -> None:
     from pipeline.calibration import DEFAULT_RULE, RULES
+    from pipeline.machine import usable_cores
 
     add = parser.add_argument
     for name, setting in _SETTINGS.items():
@@ -385,7 +399,7 @@ def _add_training_options(parser: argparse.ArgumentParser, recipes: list[dict]) 
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--resume", action="store_true", help="go on with an interrupted training")
     add(
-        "--workers", type=positive_int, default=os.cpu_count(), help="threads that prepare pictures"
+        "--workers", type=positive_int, default=usable_cores(), help="threads that prepare pictures"
     )
     add("--threshold-rule", default=DEFAULT_RULE, metavar="RULE", help=RULES.replace("%", "%%"))
     add(

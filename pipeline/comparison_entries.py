@@ -19,6 +19,7 @@ from pipeline.commands import open_detector
 from pipeline.dataset import FAKE, REAL, Sample, load_samples
 from pipeline.detector import WEIGHTS, Detector
 from pipeline.errors import UserError
+from pipeline.fake_class import FakeLabels
 from pipeline.published import is_published
 from pipeline.runs import read_history
 
@@ -84,20 +85,27 @@ class Found:
 
 
 def find(
-    detectors: Iterable[Path], data: Iterable[Path], sample: int | None, grid_sample: int
+    detectors: Iterable[Path],
+    data: Iterable[Path],
+    sample: int | None,
+    grid_sample: int,
+    fake_labels: Sequence[str] = (),
 ) -> Found:
     """Open the detectors and list the pictures of the test sets.
 
     A path of `detectors` may be anything that lies beside detectors: what is none is skipped with a
     sentence. `sample` is how many pictures of each class of each set to take, spread evenly (None:
-    all); `grid_sample` how many of these to degrade (0: none). Raises UserError where no detector
+    all); `grid_sample` how many of these to degrade (0: none); `fake_labels` are labels of foreign
+    classifiers' classes that mean fake. Raises UserError where no detector
     or no test set is left.
     """
     found = Found()
+    labels = FakeLabels(fake_labels)
     for path in detectors:
-        _open(path, found)
+        _open(path, found, labels)
     if not found.contestants:
         raise UserError("\n".join(found.skipped + found.failed + ["There is no detector to test."]))
+    labels.require_used()
     found.contestants = _with_own_labels(found.contestants)
     for contestant in found.contestants:
         if history := _history(contestant.detector.folder):
@@ -191,7 +199,7 @@ def key_of(detector: Detector) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _open(path: Path, found: Found) -> None:
+def _open(path: Path, found: Found, fake_labels: FakeLabels) -> None:
     is_detector = (path / "detector.json").exists() or str(path).startswith("hf-hub:")
     if os.path.exists(path) and not is_detector and not is_published(path):
         if path.is_dir() and (history := _history(path)):
@@ -203,7 +211,7 @@ def _open(path: Path, found: Found) -> None:
             found.skipped.append(f"{path}: not a detector.")
         return
     try:
-        detector = open_detector(path)
+        detector = open_detector(path, fake_labels=fake_labels)
     except UserError as error:
         found.failed.append(str(error))
         return

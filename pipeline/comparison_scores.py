@@ -3,7 +3,6 @@
 They are kept in an SQLite file, so that an interrupted comparison goes on where it stopped.
 """
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pipeline.detector import Detector
 from pipeline.errors import ImageError, UserError
 from pipeline.files import sha256_of
 from pipeline.images import read_image, resize
+from pipeline.machine import usable_cores
 from pipeline.robustness import CLEAN, GRID, fingerprint
 from pipeline.runtime import Runtime
 
@@ -86,7 +86,7 @@ def score(found: Found, store: Path, device: str = "auto") -> Scores:
         store.parent.mkdir(parents=True, exist_ok=True)
         with (
             closing(sqlite3.connect(store)) as database,
-            ThreadPoolExecutor(os.cpu_count()) as pool,
+            ThreadPoolExecutor(usable_cores()) as pool,
             tqdm(total=total * len(detectors), unit=" scores", smoothing=0.05) as bar,
         ):
             database.execute(

@@ -15,6 +15,7 @@ from pipeline.errors import ImageError
 from pipeline.faces import FaceFinder, FaceRegion, crop_region, face_regions
 from pipeline.images import read_image
 from pipeline.inputs import is_video_file
+from pipeline.machine import usable_cores
 from pipeline.video_frames import Sampling, frames_of
 
 
@@ -42,7 +43,7 @@ def crop_in_threads(
 ) -> Iterator[tuple[Any, list[CroppedFace] | ImageError]]:
     """Of pairs of anything and a photo's or video's path: each item with the faces, or with the
     reason why there are none, as they become ready. `workers`: threads; None: one a core."""
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or usable_cores()
     finder = FaceFinder() if items and settings.face != "none" else None
 
     def work(path: Path) -> list[CroppedFace] | ImageError:

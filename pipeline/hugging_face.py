@@ -3,70 +3,86 @@
 import json
 import math
 import re
-import sys
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from models import Architecture
 from models.vit import from_transformers
 from pipeline.errors import UserError
+from pipeline.fake_class import FakeClass
 from pipeline.hub import download
+from pipeline.hugging_face_folder import has_separate_classes
 
 
-def classifier_of(folder: Path, architecture: Architecture) -> nn.Module:
-    """The network in a folder as `save_pretrained` writes it: a ViTForImageClassification with two
-    classes, or a PEFT adapter of one with its head. Raises UserError for anything else."""
+def classifier_of(
+    folder: Path, architecture: Architecture, fake: FakeClass
+) -> tuple[nn.Module, bool]:
+    """The network in a folder as `save_pretrained` writes it, a ViTForImageClassification or a PEFT
+    adapter of one with its head, with one logit: of the class that means fake.
+
+    With it comes whether its layers are those of the architecture alone; one that tells more than
+    two classes apart has one more. Raises UserError for anything else.
+    """
     is_adapter = (folder / "adapter_config.json").exists()
-    weights = _merged(folder) if is_adapter else load_file(folder / "model.safetensors")
+    weights = _merged(folder) if is_adapter else read(folder / "model.safetensors")
     try:
         weights = from_transformers(weights)
     except (KeyError, ValueError) as error:
         raise UserError(f"{folder}: this is no ViT classifier ({error.args[0]}).") from None
-    if len(weights["head.weight"]) != 2:
-        raise UserError(
-            f"{folder}: it tells {len(weights['head.weight'])} classes apart; two are wanted, real "
-            "and fake. To start a training from it, name it with --init."
-        )
-    fake = fake_output(folder / "config.json")
-    if fake is None:
-        fake = 0
-        print(
-            f"{folder}: its classes have no names that say which is fake; taken to be fake, real, "
-            "in the order of the alphabet, as torchvision's ImageFolder numbers them.",
-            file=sys.stderr,
-        )
     network = architecture.build()
-    network.load_state_dict(one_logit(weights, fake))
-    return network.eval()
-
-
-def one_logit(weights: dict, fake: int) -> dict:
-    """Weights with a head of two outputs → with one: softmax over two is the sigmoid of their
-    difference. `fake` is the output that means fake."""
-    difference = {
-        name: (weights[name][fake] - weights[name][1 - fake])[None]
-        for name in ("head.weight", "head.bias")
-    }
-    return weights | difference
-
-
-def fake_output(config: Path) -> int | None:
-    """Which of a two-class classifier's outputs means fake, by its labels' names in config.json.
-
-    None where the names do not say.
-    """
+    classes = len(weights["head.weight"])
+    separate = has_separate_classes(folder)
+    is_plain = separate or classes == 2
+    if is_plain:
+        weights = one_logit(weights, fake.output, separate)
+    else:
+        network.head = nn.Linear(network.head.in_features, classes)
     try:
-        labels = json.loads(config.read_text(encoding="utf-8"))["id2label"]
-        names = [labels[str(number)].lower() for number in range(2)]
-    except (OSError, ValueError, KeyError, AttributeError):
-        return None
-    fakes = [any(word in name for word in ("fake", "ai", "synth", "gener")) for name in names]
-    reals = [any(word in name for word in ("real", "auth", "human")) for name in names]
-    if fakes[0] != fakes[1] and reals[1 - fakes.index(True)]:
-        return fakes.index(True)
-    return None
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split(":", 1)[-1].split())
+        raise UserError(
+            f"{folder}: these are not the weights of a {architecture.name} ({reason[:200]})."
+        ) from None
+    return (network if is_plain else _OneOfMany(network, fake.output)).eval(), is_plain
+
+
+def one_logit(weights: dict, fake: int, separate: bool = False) -> dict:
+    """Weights with a head of two outputs → with one: softmax over two is the sigmoid of their
+    difference. `fake` is the output that means fake; where the outputs are `separate`, each with a
+    sigmoid of its own, it is taken as it is."""
+    head = {name: weights[name] for name in ("head.weight", "head.bias")}
+    other = {name: 0 if separate else value[1 - fake] for name, value in head.items()}
+    return weights | {name: (value[fake] - other[name])[None] for name, value in head.items()}
+
+
+def read(file: Path) -> dict:
+    """The tensors of a safetensors file. Raises UserError."""
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{file}: these weights cannot be read ({error}); copy or download them again."
+        ) from None
+
+
+class _OneOfMany(nn.Module):
+    """A classifier of many classes with one logit (N, 1), whose sigmoid is the softmax of class
+    `fake`: log p / (1 - p) is its output minus the log of the sum of all others' exponentials."""
+
+    def __init__(self, network: nn.Module, fake: int):
+        super().__init__()
+        self.network = network
+        self._fake = fake
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        outputs = self.network(pixels)
+        before, fake, after = outputs.tensor_split([self._fake, self._fake + 1], dim=1)
+        return fake - torch.cat([before, after], dim=1).logsumexp(1, keepdim=True)
 
 
 def _merged(folder: Path) -> dict:
@@ -84,16 +100,11 @@ def _merged(folder: Path) -> dict:
         )
     adapter = {
         _usual_name(name.removeprefix("base_model.model.")): value
-        for name, value in load_file(folder / "adapter_model.safetensors").items()
+        for name, value in read(folder / "adapter_model.safetensors").items()
     }
-    if "classifier.weight" not in adapter:
-        raise UserError(
-            f"{folder}: this adapter has no classifier, so its verdicts would be those of an "
-            "untrained head."
-        )
     base = config["base_model_name_or_path"]
     local = Path(base) if Path(base).is_dir() else download(base, f"the base of {folder}")
-    weights = load_file(local / "model.safetensors")
+    weights = read(local / "model.safetensors")
     weights |= {name: value for name, value in adapter.items() if ".lora_" not in name}
     rank = config["r"]
     scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)

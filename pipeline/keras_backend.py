@@ -24,6 +24,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import quiet_stderr
+from pipeline.machine import usable_cores
 
 # oneDNN's kernels train Meso4 three times as fast on CPUs where TensorFlow leaves them off.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -198,7 +199,7 @@ def _use_tensorflow(device: str) -> str:
         tf.config.set_visible_devices([], "GPU")
         count = len(tf.config.list_logical_devices("CPU"))
         split = f" as {count} devices" if count > 1 else ""
-        return f"CPU ({os.cpu_count()} cores{split})"
+        return f"CPU ({usable_cores()} cores{split})"
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "CUDA")
@@ -225,7 +226,7 @@ def _use_torch(device: str) -> str:
         return f"GPU ({torch.cuda.get_device_name()}), Keras on torch"
     if core.DEFAULT_DEVICE.startswith("mps"):
         return "Apple GPU, Keras on torch"
-    return f"CPU ({os.cpu_count()} cores), Keras on torch"
+    return f"CPU ({usable_cores()} cores), Keras on torch"
 
 
 def _only_torch_sees_a_gpu() -> bool:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from pipeline.batches import Batches
 from pipeline.dataset import Dataset
 from pipeline.detector import as_start, check_folder
 from pipeline.errors import UserError
+from pipeline.fake_class import FakeLabels
 from pipeline.files import atomic_write, quiet_stderr, recover_folder, replace_folder
 from pipeline.finishing import Trained
 from pipeline.published import find_published
@@ -435,13 +436,17 @@ def finished_network(network: keras.Model, architecture: Architecture) -> Traine
     )
 
 
-def starting_point(init: str, architecture: Architecture) -> StartingPoint:
+def starting_point(
+    init: str, architecture: Architecture, fake_labels: Sequence[str] = ()
+) -> StartingPoint:
     """What `--init` means for a Keras network.
 
     "none" is from scratch, "imagenet" keras.applications' weights; otherwise a detector folder of
-    the same architecture, or an .h5 file as in published.py. Raises UserError for anything else,
-    and where ImageNet's weights cannot be had.
+    the same architecture, or an .h5 file as in published.py; of none of them need anybody say with
+    `fake_labels` what means fake. Raises UserError for anything else, and where ImageNet's weights
+    cannot be had.
     """
+    FakeLabels(fake_labels).require_used()
     if init == "none":
         return StartingPoint("scratch", None)
     if keras_backend.rank() > 0:

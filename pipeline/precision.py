@@ -11,7 +11,6 @@ goes by it. The folder is replaced as a whole, at the end.
 """
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from pipeline.dataset import Sample, load_dataset
 from pipeline.detector import INT8_GRAPH, Detector, change_detector, load_detector
 from pipeline.errors import ImageError, UserError
 from pipeline.images import read_image, resize
+from pipeline.machine import usable_cores
 from pipeline.runtime import PRECISIONS, Runtime, is_available, openvino_core, ov
 
 LARGEST_DIFFERENCE = 0.01  # of fake_probability, on any face
@@ -195,7 +195,7 @@ def _pictures(detector: Detector, samples: list[Sample]) -> np.ndarray:
             return resize(picture, detector.architecture.input_size, detector.resize_filter)
 
     size = detector.architecture.input_size
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         pictures = [picture for picture in pool.map(read, samples) if picture is not None]
     return np.array(pictures, np.uint8).reshape(-1, size, size, 3)
 

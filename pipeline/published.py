@@ -3,23 +3,25 @@
 MesoNet's four published .h5 files; Xception and EfficientNetB0 as students fine-tuned them with
 Keras' flow_from_directory; Hugging Face's ViT classifiers, whole or as a PEFT adapter. They score
 as their authors scored: whole pictures, threshold 0.5 on a probability that nobody calibrated,
-turned round where it meant P(real).
+turned round where it meant P(real); fake_class.py finds out where that is.
 
 The folder lies in the user's cache. The import needs TensorFlow or torch; scoring from then on does
 not.
 """
 
+import hashlib
 import importlib.util
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from models import ARCHITECTURES, ZERO_TO_ONE, Architecture, PixelScaling
+from models import ARCHITECTURES, ZERO_TO_ONE, Architecture
 from pipeline.detector import GRAPH, Detector, describe_input, load_detector, write_detector
 from pipeline.errors import UserError
+from pipeline.fake_class import FakeClass, FakeLabels, unnamed
 from pipeline.files import sha256_of
+from pipeline.hugging_face_folder import architecture_of, files_of, labels_of, weights_file
 from pipeline.runtime import cache_folder
 
 # Only these: another file of the same shape may mean P(fake) where these mean P(real).
@@ -48,8 +50,9 @@ FINE_TUNED = {
 class Published:
     """Weights that can be imported: whose, of which network, and how.
 
-    `architecture` has the pixel scaling that they were trained with; `fill` writes the graph and
-    the weights into a folder; `files` are what a second import is recognized by.
+    `architecture` has the pixel scaling that they were trained with; `files` are what a second
+    import is recognized by; `decide` says which class means fake, None where nobody need ask;
+    `fill` writes the graph and the weights into a folder.
     """
 
     name: str
@@ -58,7 +61,8 @@ class Published:
     source: str
     needs: str
     files: tuple[Path, ...]
-    fill: Callable[[Path], None]
+    decide: Callable[[FakeLabels], FakeClass | None]
+    fill: Callable[[Path, FakeClass | None], None]
 
 
 def is_published(path: Path) -> bool:
@@ -70,11 +74,17 @@ def is_published(path: Path) -> bool:
     return any((path / name).exists() for name in ("config.json", "adapter_config.json"))
 
 
-def import_published(weights: Path, allowed: tuple[str, ...] | list[str] = ()) -> Detector:
+def import_published(
+    weights: Path,
+    allowed: tuple[str, ...] | list[str] = (),
+    fake_labels: FakeLabels | None = None,
+) -> Detector:
     """The detector folder of another project's weights, made if it is not there yet.
 
-    `allowed` are the architectures that are wanted; none: any. Raises UserError for weights that
-    are not known here, of another architecture, and where the framework for the import is missing.
+    `allowed` are the architectures that are wanted; none: any. `fake_labels` are the labels that
+    the user says mean fake. Raises UserError for weights that are not known here, of another
+    architecture, or whose labels do not say what is fake, and where the framework for the import
+    is missing.
     """
     published = find_published(weights)
     name = published.architecture.name
@@ -83,13 +93,15 @@ def import_published(weights: Path, allowed: tuple[str, ...] | list[str] = ()) -
             f"{weights}: these are weights of {name}, and this script scores with "
             f"{', '.join(allowed)}: use the script named after it."
         )
-    checksum = sha256_of(published.files[0])[:16]
+    fake = published.decide(fake_labels or FakeLabels())
+    state = repr(([sha256_of(file) for file in published.files], fake)).encode()
+    checksum = hashlib.sha256(state).hexdigest()[:16]
     folder = cache_folder() / "published" / f"{published.name}-{checksum}"
     try:
         return load_detector(folder)
     except UserError:  # not there yet, damaged, or of another version: made anew
         try:
-            _convert(published, folder, weights)
+            _convert(published, folder, weights, fake)
         except OSError as error:
             raise UserError(
                 f"{folder}: the imported weights cannot be kept there ({error.strerror}); set "
@@ -134,7 +146,8 @@ def _mesonet(path: Path) -> Published:
         "Afchar et al., MesoNet, WIFS 2018 (Apache-2.0)",
         "tensorflow",
         (path,),
-        lambda folder: _fill_with_keras(ARCHITECTURES[architecture], path, folder),
+        lambda fake_labels: None,
+        lambda folder, _: _fill_with_keras(ARCHITECTURES[architecture], path, folder),
     )
 
 
@@ -147,18 +160,24 @@ def _fine_tuned(path: Path) -> Published:
         f"{path.name}, fine-tuned elsewhere; the terms of its data are not known here",
         "tensorflow",
         (path,),
-        lambda folder: _fill_with_keras(architecture, path, folder),
+        lambda fake_labels: fake_labels.choose_if_named(
+            unnamed(2), 0, "as Keras numbers folders by the alphabet (fake, real)", path
+        ),
+        lambda folder, fake: _fill_with_keras(architecture, path, folder, fake.output),
     )
 
 
-def _fill_with_keras(architecture: Architecture, path: Path, folder: Path) -> None:
+def _fill_with_keras(
+    architecture: Architecture, path: Path, folder: Path, fake_output: int = 0
+) -> None:
+    """`fake_output`: with 1 the weights mean P(fake), with 0 P(real)."""
     from pipeline.keras_training import WEIGHTS, export_graph  # before another imports TensorFlow
 
     from models.published import load_reversed  # isort: skip
 
     model = architecture.build()
     try:
-        load_reversed(model, path)
+        model.load_weights(path) if fake_output else load_reversed(model, path)
     except (ValueError, KeyError, OSError) as error:
         raise UserError(
             f"{path}: these are not the weights of a {architecture.name} with the usual head "
@@ -173,71 +192,36 @@ def _fill_with_keras(architecture: Architecture, path: Path, folder: Path) -> No
 
 
 def _hugging_face(folder: Path) -> Published:
-    adapter = (folder / "adapter_config.json").exists()
-    file = folder / ("adapter_model.safetensors" if adapter else "model.safetensors")
-    if not file.exists():
-        raise UserError(
-            f"{folder}: {file.name} is missing; weights in pickles (.bin, .pth) are not opened: "
-            "save them again with safe_serialization=True."
-        )
-    architecture = replace(_their_size(folder), scaling=_their_scaling(folder))
+    weights_file(folder)
+    architecture = architecture_of(folder)
     return Published(
         folder.resolve().name,
         architecture,
         "area",
         f"{folder.name}, fine-tuned elsewhere; the terms of its data are not known here",
         "torch",
-        (file,),
-        lambda target: _fill_with_torch(architecture, folder, target),
+        files_of(folder),
+        lambda fake_labels: fake_labels.choose(labels_of(folder), folder),
+        lambda target, fake: _fill_with_torch(architecture, folder, target, fake),
     )
 
 
-def _fill_with_torch(architecture: Architecture, folder: Path, target: Path) -> None:
+def _fill_with_torch(
+    architecture: Architecture, folder: Path, target: Path, fake: FakeClass
+) -> None:
     from pipeline.hugging_face import classifier_of
     from pipeline.torch_export import export_graph
     from pipeline.torch_weights import WEIGHTS
 
-    network = classifier_of(folder, architecture)
+    network, is_plain = classifier_of(folder, architecture, fake)
     export_graph(network, architecture.input_size, target / GRAPH)
+    if is_plain:
+        from safetensors.torch import save_file
 
-    from safetensors.torch import save_file
-
-    save_file(network.state_dict(), target / WEIGHTS)
-
-
-def _their_size(folder: Path) -> Architecture:
-    """Which ViT a Hugging Face folder holds, by its width; an adapter's by that of its base."""
-    names = {768: "vit", 384: "vit_small_patch16_224", 192: "vit_tiny_patch16_224"}
-    try:
-        if (folder / "adapter_config.json").exists():
-            stored = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-            base = Path(stored["base_model_name_or_path"])
-            if not base.is_dir():  # on the hub: ViT-B, or the import will say so
-                return ARCHITECTURES["vit"]
-            folder = base
-        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return ARCHITECTURES[names[stored["hidden_size"]]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: this is no ViT classifier that is known ({error}).") from None
+        save_file(network.state_dict(), target / WEIGHTS)
 
 
-def _their_scaling(folder: Path) -> PixelScaling:
-    """What preprocessor_config.json says; where it is missing, ViT's own mean and deviation."""
-    try:
-        stored = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-        mean, std = stored["image_mean"], stored["image_std"]
-        return PixelScaling(
-            tuple(float(value) * 255 for value in mean), tuple(float(value) * 255 for value in std)
-        )
-    except FileNotFoundError:
-        return ARCHITECTURES["vit"].scaling
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / 'preprocessor_config.json'} does not say how to scale pixels ({error})."
-        ) from None
-
-
-def _convert(published: Published, folder: Path, weights: Path) -> None:
+def _convert(published: Published, folder: Path, weights: Path, fake: FakeClass | None) -> None:
     if importlib.util.find_spec(published.needs) is None:
         framework = {"tensorflow": "TensorFlow", "torch": "torch"}[published.needs]
         raise UserError(
@@ -259,5 +243,7 @@ def _convert(published: Published, folder: Path, weights: Path) -> None:
         "metrics": {},
         "training": {"start": "published", "source": published.source},
     }
+    if fake:
+        description["fake_class"] = fake.as_section()
     with write_detector(folder, description) as new:
-        published.fill(new)
+        published.fill(new, fake)

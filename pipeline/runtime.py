@@ -15,6 +15,7 @@ from models import Architecture
 from pipeline.detector import GRAPH, INT8_GRAPH, Detector
 from pipeline.errors import UserError
 from pipeline.files import atomic_write, sha256_of
+from pipeline.machine import spare_threads
 
 # OpenVINO's converter for other frameworks, which scoring never calls, takes two thirds of the
 # import and reports it to its makers. OpenVINO does without where it cannot be imported.
@@ -140,6 +141,8 @@ def compiled_graph(
     cache, which reads and prepares the graph first, only to find that it knows it.
     """
     core = openvino_core()
+    if threads := spare_threads():
+        settings = settings | {"INFERENCE_NUM_THREADS": str(threads)}
     processor = [
         core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
     ]

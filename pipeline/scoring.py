@@ -1,6 +1,5 @@
 """Photos in, rows out: decoding and face search in threads, the networks in batches, in order."""
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from pipeline.errors import ImageError
 from pipeline.faces import Face, FaceFinder, FaceRegion, crop_region, regions_to_see
 from pipeline.images import read_image, resize
 from pipeline.inputs import Photo
+from pipeline.machine import usable_cores
 from pipeline.rows import Row, by_face
 from pipeline.run_settings import ModelSettings, RunSettings, version_of
 from pipeline.runtime import Runtime, openvino_core
@@ -80,7 +80,7 @@ class Scorer:
         number. A batch is what has been prepared by the time that the networks are free, at most
         `batch_size` faces or photos: slow networks get full batches, fast ones need not wait.
         """
-        workers = os.cpu_count() or 1
+        workers = usable_cores()
         pool = ThreadPoolExecutor(workers)
         try:
             batch: list[_Prepared] = []

@@ -36,6 +36,7 @@ from pipeline.batches import Batches
 from pipeline.errors import UserError
 from pipeline.files import atomic_write, sync_files
 from pipeline.finishing import Trained
+from pipeline.machine import usable_cores
 from pipeline.metrics import auc
 from pipeline.torch_average import MovingAverage
 from pipeline.torch_export import finished
@@ -105,7 +106,7 @@ def device_in_words() -> str:
         return f"{several}GPU ({torch.cuda.get_device_name()})"
     if _uses_mps():
         return "Apple GPU"
-    return f"{several}CPU ({os.cpu_count()} cores)"
+    return f"{several}CPU ({usable_cores()} cores)"
 
 
 def devices() -> int:

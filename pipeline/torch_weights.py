@@ -6,6 +6,7 @@ anything slow happens. Only a head may be missing; then it is trained from scrat
 
 import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 from models import Architecture
 from pipeline.detector import as_start, check_folder
 from pipeline.errors import UserError
+from pipeline.fake_class import FakeLabels, fake_outputs, unnamed
 from pipeline.hub import HUB, download
 from pipeline.training import StartingPoint, is_first_process
 from pipeline.tuning import ADAPTER
@@ -23,29 +25,40 @@ from pipeline.tuning import ADAPTER
 WEIGHTS = "model.safetensors"
 
 
-def starting_point(init: str, architecture: Architecture) -> StartingPoint:
+def starting_point(
+    init: str, architecture: Architecture, fake_labels: Sequence[str] = ()
+) -> StartingPoint:
     """What `--init` means for a torch network.
 
     "none" is from scratch, "imagenet" the weights that its architecture's file names; otherwise a
-    detector folder, a Hugging Face folder, a .safetensors file, or hf-hub:owner/name. Raises
+    detector folder, a Hugging Face folder, a .safetensors file, or hf-hub:owner/name. The head of a
+    Hugging Face classifier is kept where its labels or `fake_labels` say what means fake. Raises
     UserError for anything else, for weights of another network, and where the hub is out of reach.
     """
+    labels = FakeLabels(fake_labels)
     if init == "none":
+        labels.require_used()
         return StartingPoint("scratch", None)
     if init == "imagenet":
         label, weights, adapter = "ImageNet", _imagenet(architecture), None
     elif init.startswith(HUB):
         folder = download(init.removeprefix(HUB), "--init")
-        label, (weights, adapter) = init.removeprefix(HUB), read_weights(folder, architecture)
+        label, (weights, adapter) = (
+            init.removeprefix(HUB),
+            read_weights(folder, architecture, labels),
+        )
     else:
         path = Path(init)
-        weights, adapter = read_weights(path, architecture)
+        weights, adapter = read_weights(path, architecture, labels)
         label = _name(path)
+    labels.require_used()
     weights = _fitting(weights, architecture, init)
     return StartingPoint(label, lambda network: _load(network, weights), adapter)
 
 
-def read_weights(path: Path, architecture: Architecture) -> tuple[dict, Path | None]:
+def read_weights(
+    path: Path, architecture: Architecture, fake_labels: FakeLabels | None = None
+) -> tuple[dict, Path | None]:
     """Weights under timm's names, and the folder of the LoRA adapter merged into them, if any.
 
     Raises UserError where there are none, or a detector folder is of another architecture.
@@ -70,7 +83,7 @@ def read_weights(path: Path, architecture: Architecture) -> tuple[dict, Path | N
             "detector folder or a Hugging Face folder is wanted."
         ) from None
     if any(name.startswith("vit.") for name in weights):
-        weights = _from_transformers(weights, path)
+        weights = _from_transformers(weights, path, fake_labels or FakeLabels())
     return weights, adapter
 
 
@@ -85,18 +98,28 @@ def _imagenet(architecture: Architecture) -> dict[str, torch.Tensor]:
     return read_weights(folder, architecture)[0]
 
 
-def _from_transformers(weights: dict, path: Path) -> dict[str, torch.Tensor]:
+def _from_transformers(
+    weights: dict, path: Path, fake_labels: FakeLabels
+) -> dict[str, torch.Tensor]:
+    """Under timm's names; with one logit of fake where it is known which of two classes that is."""
     from models.vit import from_transformers
-    from pipeline.hugging_face import fake_output, one_logit
+    from pipeline.hugging_face import one_logit
+    from pipeline.hugging_face_folder import has_separate_classes, labels_in
 
     try:
         weights = from_transformers(weights)
     except (KeyError, ValueError) as error:
         raise UserError(f"--init {path}: this is no ViT classifier ({error.args[0]}).") from None
-    fake = fake_output(path / "config.json")
-    if fake is not None and len(weights["head.weight"]) == 2:
-        weights = one_logit(weights, fake)
-    return weights
+    classes = len(weights["head.weight"])
+    labels = labels_in(path / "config.json")
+    if labels is None or len(labels) != classes:
+        labels = unnamed(classes)
+    if classes != 2 or not (fake_labels or len(fake_outputs(labels)) == 1):
+        return weights
+    fake = fake_labels.choose(labels, f"--init {path}")
+    if is_first_process():
+        print(fake.in_words(f"--init {path}"), file=sys.stderr)
+    return one_logit(weights, fake.output, has_separate_classes(path))
 
 
 def _fitting(weights: dict, architecture: Architecture, init: str) -> dict[str, torch.Tensor]:

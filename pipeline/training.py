@@ -9,7 +9,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +25,7 @@ from pipeline.errors import UserError
 from pipeline.faces import DEFAULT_MARGIN
 from pipeline.files import atomic_write
 from pipeline.finishing import code_revision, finish_training
+from pipeline.machine import limit_libraries
 from pipeline.memory import keep_freed_memory
 from pipeline.precision import FEWEST_FACES, check_precisions_apart
 from pipeline.runs import close_run, open_run, read_history
@@ -77,11 +78,21 @@ class Plan:
     start: StartingPoint
 
     @classmethod
-    def of(cls, engine: ModuleType, architecture: Architecture, settings: dict, init: str) -> Self:
-        """Of a recipe's settings and what `--init` names. Raises UserError where it cannot be."""
+    def of(
+        cls,
+        engine: ModuleType,
+        architecture: Architecture,
+        settings: dict,
+        init: str,
+        fake_labels: Sequence[str] = (),
+    ) -> Self:
+        """Of a recipe's settings and what `--init` and `--fake-label` name. Raises UserError where
+        it cannot be."""
         recipe = engine.Recipe(**settings)
         recipe.check(architecture)
-        return cls(engine, architecture, recipe, engine.starting_point(init, architecture))
+        return cls(
+            engine, architecture, recipe, engine.starting_point(init, architecture, fake_labels)
+        )
 
 
 def train_detector(args: argparse.Namespace) -> dict | None:
@@ -101,7 +112,7 @@ def train_detector(args: argparse.Namespace) -> dict | None:
         engine = engine_of(architecture, args.device)
         if args.seed is None:
             args.recipe["seed"] = seed_after(args.init)
-        plan = Plan.of(engine, architecture, args.recipe, args.init)
+        plan = Plan.of(engine, architecture, args.recipe, args.init, args.fake_labels)
         _epochs(dataset, plan.recipe)  # may refuse
     with _only_the_first_process_speaks():
         if without_fakes:
@@ -238,6 +249,7 @@ def engine_of(architecture: Architecture, device: str) -> ModuleType:
     Imports its framework, which takes seconds. Raises UserError where the device is not there.
     """
     keep_freed_memory()
+    limit_libraries()
     if architecture.framework == "keras":
         keras_backend.choose(device)  # Keras cannot change it once it is imported
     engine = importlib.import_module(f"pipeline.{architecture.framework}_training")

@@ -13,7 +13,6 @@ from pipeline.published import (
     MESONET,
     find_published,
     import_published,
-    is_published,
     mesonet_file,
 )
 from pipeline.runtime import Runtime, cache_folder
@@ -193,7 +192,7 @@ def test_a_file_with_their_name_and_other_layers_is_refused(cache, tmp_path):
 # ---- Hugging Face's ViT classifiers
 
 
-def vit_classifier(labels: dict[int, str], seed: int = 0):
+def vit_classifier(labels: dict[int, str], seed: int = 0, **settings):
     import torch
     import transformers
 
@@ -204,6 +203,7 @@ def vit_classifier(labels: dict[int, str], seed: int = 0):
         intermediate_size=768,
         id2label=labels,
         label2id={name: number for number, name in labels.items()},
+        **settings,
     )
     model = transformers.ViTForImageClassification(config).eval()
     with torch.no_grad():  # random weights of a trained network's size, so that pictures differ
@@ -221,38 +221,42 @@ def their_probability(model, pixels: np.ndarray, output: int) -> np.ndarray:
         return model(scaled).logits.softmax(-1)[:, output].numpy()
 
 
-@pytest.mark.parametrize(
-    ("labels", "fake", "said"),
-    [
-        ({0: "Real", 1: "Fake"}, 1, False),
-        ({0: "deepfake", 1: "real"}, 0, False),
-        ({0: "LABEL_0", 1: "LABEL_1"}, 0, True),
-    ],
-)
-def test_a_vit_folder_means_what_its_labels_say(cache, tmp_path, capfd, labels, fake, said):
-    model = vit_classifier(labels)
-    model.save_pretrained(tmp_path / "vit_finetuned")
-    assert is_published(tmp_path / "vit_finetuned")
-    detector = import_published(tmp_path / "vit_finetuned")
-    assert (
-        "taken to be fake, real, in the order of the alphabet" in capfd.readouterr().err
-    ) == said
-    assert (detector.name, detector.architecture.name) == ("vit_finetuned", "vit_tiny_patch16_224")
-    pixels = faces(224, "area")
-    expected = their_probability(model, pixels, fake)
-    assert np.ptp(expected) > 1e-3
-    np.testing.assert_allclose(scored(detector, pixels), expected, atol=1e-4)
-
-
 def test_their_own_pixel_scaling_is_kept(cache, tmp_path):
     folder = tmp_path / "vit_finetuned"
     vit_classifier({0: "fake", 1: "real"}).save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(
         '{"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}'
     )
-    scaling = import_published(folder).architecture.scaling
+    scaling = find_published(folder).architecture.scaling
     assert scaling.mean == pytest.approx((123.675, 116.28, 103.53))
     assert scaling.std == pytest.approx((58.395, 57.12, 57.375))
+
+
+@pytest.mark.parametrize(
+    ("stored", "mean", "std"),
+    [
+        ('{"do_normalize": false}', 0, 255),
+        ('{"do_rescale": false, "image_mean": [1, 1, 1], "image_std": [2, 2, 2]}', 1, 2),
+        ('{"rescale_factor": 0.1, "image_mean": [1, 1, 1], "image_std": [2, 2, 2]}', 10, 20),
+    ],
+)
+def test_scaling_that_is_switched_off_stays_off(tmp_path, stored, mean, std):
+    folder = tmp_path / "vit_finetuned"
+    vit_classifier({0: "fake", 1: "real"}).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(stored)
+    scaling = find_published(folder).architecture.scaling
+    assert (scaling.mean, scaling.std) == (pytest.approx((mean,) * 3), pytest.approx((std,) * 3))
+
+
+@pytest.mark.slow
+def test_an_import_is_made_anew_where_any_of_its_files_is_another(cache, tmp_path):
+    folder = tmp_path / "vit_finetuned"
+    vit_classifier({0: "fake", 1: "real"}).save_pretrained(folder)
+    first = import_published(folder)
+    (folder / "preprocessor_config.json").write_text('{"do_normalize": false}')
+    second = import_published(folder)
+    assert first.folder != second.folder
+    assert first.architecture.scaling != second.architecture.scaling
 
 
 def save_adapter(folder: Path, **settings) -> Path:
@@ -313,6 +317,16 @@ def test_pickles_and_other_networks_are_refused(cache, tmp_path):
     (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match="no ViT classifier that is known"):
         import_published(folder)
-    vit_classifier({number: str(number) for number in range(5)}).save_pretrained(folder)
-    with pytest.raises(UserError, match="it tells 5 classes apart"):
+    (folder / "config.json").write_text('{"hidden_size": 192}')
+    for content in (b"", b"never a header", b"\x02\0\0\0\0\0\0\0[]"):
+        (folder / "model.safetensors").write_bytes(content)
+        with pytest.raises(UserError, match=r"model\.safetensors: these weights cannot be read"):
+            import_published(folder)
+    classifier = vit_classifier({0: "real", 1: "fake"})
+    classifier.vit.save_pretrained(folder)
+    with pytest.raises(UserError, match="no classifier"):
+        import_published(folder)
+    other = vit_classifier({0: "real", 1: "fake"}, image_size=96)
+    other.save_pretrained(folder)
+    with pytest.raises(UserError, match="not the weights of a vit_tiny_patch16_224"):
         import_published(folder)

@@ -235,7 +235,8 @@ def logits_after(init: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("labels", "fake"), [(["real", "fake"], 1), (["Fake", "Real"], 0), (["human", "AI-made"], 1)]
+    ("labels", "fake"),
+    [(["original", "deepfake"], 1), (["Fake", "Real"], 0), (["human", "AI-made"], 1)],
 )
 def test_two_outputs_become_one_logit_of_fake(labels, fake, tmp_path, capfd):
     logits = save_classifier(tmp_path / "theirs", labels)
@@ -256,6 +257,20 @@ def test_where_labels_do_not_say_what_is_fake_the_head_is_new_and_that_is_said(
     assert torch.equal(weights["norm.weight"], theirs["vit.layernorm.weight"])
     assert torch.equal(weights["head.weight"], network_of(99).head.weight)
     assert NEW_HEAD in capfd.readouterr().err
+
+
+def test_the_user_may_say_what_the_labels_do_not(tmp_path, capfd):
+    logits = save_classifier(tmp_path / "theirs", ["LABEL_0", "LABEL_1"])
+    network = network_of(99).eval()
+    starting_point(str(tmp_path / "theirs"), VIT, ["LABEL_1"]).load(network)
+    pixels = torch.from_numpy(VIT.scaling(faces(8))).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        found = network(pixels).numpy()[:, 0]
+    np.testing.assert_allclose(found, logits[:, 1] - logits[:, 0], atol=1e-5)
+    assert "'LABEL_1' counts as fake" in capfd.readouterr().err
+    for init in (str(tmp_path / "theirs"), "none"):
+        with pytest.raises(UserError, match="--fake-label"):
+            starting_point(init, VIT, ["dog"])
 
 
 def test_a_classifier_without_its_config_gets_a_new_head(tmp_path, capfd):
