@@ -29,6 +29,7 @@ TRAINING_ONLY = {
     "incremental",
     "keras_backend",
     "keras_training",
+    "leaks",
     "metrics",
     "precision",
     "published",
