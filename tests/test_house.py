@@ -34,6 +34,7 @@ TRAINING_ONLY = {
     "precision",
     "published",
     "report",
+    "shares",
     "torch_average",
     "torch_export",
     "torch_training",
