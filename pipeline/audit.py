@@ -20,12 +20,12 @@ import cv2
 import imagehash
 import numpy as np
 from PIL import Image, JpegImagePlugin
-from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, Sample, fingerprint
 from pipeline.errors import ImageError
 from pipeline.images import read_image
+from pipeline.leaks import measure_leaks
 from pipeline.machine import usable_cores
 
 # Measured on 8,400 faces (FFHQ, DFDC, CIPLAB, StyleGAN, Stable Diffusion) with the 256-bit
@@ -38,8 +38,6 @@ NEAR_DISTANCE = 40  # of 256 bits
 LEAK_AUC = 0.75
 
 _HASH_SIDE = 16  # the perceptual hash has 16 x 16 bits
-_BINS = 20  # at most, for a property that is a number
-_FEWEST = 10  # pictures below which the share of fakes among them is chance
 
 
 def audit_dataset(dataset: Dataset, workers: int | None = None, progress: bool = True) -> dict:
@@ -57,9 +55,7 @@ def audit_dataset(dataset: Dataset, workers: int | None = None, progress: bool =
     - `near_across_classes`: the same for each `fake` and its most similar `real` one, with
       `same_split`; for face swaps that is their original, as it should be;
     - `groups_across_splits`: groups with samples in train and in validate;
-    - `leaks`: `overall` and, in `by_generator`, each kind of fake against the real pictures of
-      the same name, or else against all real ones; property → AUC from 0.5 (tells nothing) to 1
-      (tells all), None where no two pictures of different class have the property;
+    - `leaks`: see `pipeline.leaks.measure_leaks`;
     - `warnings`: sentences, the leaks above 0.75 AUC first.
 
     `workers` threads decode; by default as many as there are cores.
@@ -110,7 +106,9 @@ def audit_dataset(dataset: Dataset, workers: int | None = None, progress: bool =
             {s.group for s in dataset.train if s.group}
             & {s.group for s in dataset.validate if s.group}
         ),
-        "leaks": _leaks([samples[i] for i in readable], [pictures[i] for i in readable]),
+        "leaks": measure_leaks(
+            [samples[i] for i in readable], [pictures[i].properties for i in readable]
+        ),
     }
     audit["warnings"] = _warnings(audit)
     return audit
@@ -261,56 +259,6 @@ def _nearest(
         for query, j, distance in zip(queries, nearest[:, 0], distances[:, 0], strict=True)
         if distance <= NEAR_DISTANCE
     ]
-
-
-def _leaks(samples: list[Sample], pictures: list[_Picture]) -> dict[str, dict]:
-    """See `audit_dataset`; the samples are the readable ones, with their pictures."""
-    labels = np.array([sample.label for sample in samples])
-    generators = np.array([sample.generator for sample in samples])
-    leaks: dict = {"overall": {}, "by_generator": {}}
-    kinds = sorted({sample.generator for sample in samples if sample.label == FAKE})
-    for name in pictures[0].properties if pictures else ():
-        values = np.array([picture.properties[name] for picture in pictures], dtype=object)
-        evidence = _share_of_fakes(labels, values)
-        leaks["overall"][name] = _auc(labels, evidence)
-        for kind in kinds if len(kinds) > 1 else ():
-            of_kind = generators == kind
-            if (labels[of_kind] == REAL).any():  # its own real pictures: what tells these two?
-                chosen = of_kind
-                score = _share_of_fakes(labels[chosen], values[chosen])
-            else:  # a size, say, that other real pictures have too gives no fake away
-                chosen = of_kind | (labels == REAL)
-                score = evidence[chosen]
-            auc = _auc(labels[chosen], score)
-            leaks["by_generator"].setdefault(kind, {})[name] = auc
-    return leaks
-
-
-def _share_of_fakes(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(N,) the share of fakes among pictures with the same or about the same value.
-
-    As a score it finds any relation, also one that neither rises nor falls. NaN where the value is
-    None: a file that is no JPEG has no quality, and its format tells on it already.
-    """
-    shares = np.full(len(values), np.nan)
-    known = np.flatnonzero([value is not None for value in values])
-    if not len(known):
-        return shares
-    binned = values[known].tolist()
-    if not isinstance(binned[0], str) and len(set(binned)) > len(known) / _FEWEST:
-        bins = min(_BINS, max(2, len(known) // _FEWEST))
-        edges = np.quantile(binned, np.linspace(0, 1, bins + 1)[1:-1])
-        binned = np.digitize(binned, edges, right=True)
-    _, which = np.unique(binned, return_inverse=True)
-    shares[known] = (np.bincount(which, labels[known]) / np.bincount(which))[which]
-    return shares
-
-
-def _auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
-    known = ~np.isnan(scores)
-    if len(set(labels[known].tolist())) < 2:
-        return None
-    return round(max(0.5, float(roc_auc_score(labels[known], scores[known]))), 4)
 
 
 def _warnings(audit: dict) -> list[str]:

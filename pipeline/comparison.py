@@ -14,7 +14,6 @@ from pipeline.dataset import FAKE, REAL, Sample
 from pipeline.errors import UserError
 from pipeline.images import read_image
 from pipeline.metrics import (
-    Estimate,
     auc_covariance,
     delong_test,
     evaluate,
@@ -23,6 +22,7 @@ from pipeline.metrics import (
 )
 from pipeline.robustness import GRID
 from pipeline.runtime import Runtime
+from pipeline.shares import Estimate
 
 
 def compare(

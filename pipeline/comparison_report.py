@@ -13,8 +13,8 @@ import markdown
 
 from pipeline.comparison_figures import file_name
 from pipeline.files import atomic_write
-from pipeline.metrics import Estimate
 from pipeline.robustness import CLEAN
+from pipeline.shares import Estimate
 
 _FIGURES = "figures"
 _NAMES = {
@@ -93,8 +93,8 @@ def as_markdown(results: dict, figures: dict[str, str]) -> str:
     parts = [
         "# Comparison of deepfake detectors",
         f"{date.today():%-d %B %Y}. In brackets 95 % intervals: bootstrap over the pictures, "
-        "within each class; for differences of AUC, DeLong's. Where none or all of n pictures are "
-        "hit, the bootstrap sees no spread: the truth may still be 3/n away (rule of three).",
+        "within each class; for shares of pictures, Wilson's (for the TPR at a FPR, whose "
+        "threshold is an estimate, too, the wider of both); for differences of AUC, DeLong's.",
         "## Seen and unseen kinds",
         "A kind is *seen* where the detector was trained on other pictures of the same generator "
         "or source; *not stated* where nobody said what it was trained on.",

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.metrics import roc_curve
 
 from pipeline.calibration import MISSED_FAKES, in_words
+from pipeline.shares import wilson
 
 # Two colours that stay apart for colour-blind readers and in grey (Okabe & Ito).
 REAL_COLOUR, FAKE_COLOUR = "#0072B2", "#E69F00"
@@ -71,8 +72,8 @@ The best epoch, the temperature and the threshold were chosen on them, so they f
 | AUC | {metrics["auc"]:.3f} (95 % interval {low:.3f}–{high:.3f}, bootstrap) |
 | average precision | {metrics["ap"]:.3f} |
 | equal error rate | {metrics["eer"]:.3f} |
-| fakes found at the threshold | {metrics["recall_fake"]:.1%} |
-| real faces called real or uncertain at the threshold | {metrics["recall_real"]:.1%} |
+| fakes found at the threshold | {_share(metrics, "fake")} |
+| real faces called real or uncertain at the threshold | {_share(metrics, "real")} |
 | calibration error (ECE) before → after temperature | {metrics["ece_before"]:.3f} → \
 {metrics["ece"]:.3f} |
 
@@ -106,6 +107,13 @@ Data: {training["data"]} (fingerprint `{training["fingerprint"][:16]}`).
 
 {training["data_licence"]}
 """
+
+
+def _share(metrics: dict, of_class: str) -> str:
+    """The recall of a class, with its interval."""
+    images = metrics["images"][of_class]
+    share = wilson(round(metrics[f"recall_{of_class}"] * images), images)
+    return f"{share.value:.1%} (95 % interval {share.low:.1%}–{share.high:.1%}, Wilson)"
 
 
 def _averaged(training: dict) -> str:

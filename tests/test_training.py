@@ -33,6 +33,7 @@ from pipeline.metrics import auc
 from pipeline.runs import read_history
 from pipeline.runtime import Runtime
 from pipeline.scoring import Scorer
+from pipeline.shares import wilson
 from tests.shared import SHARED, needs_shared
 from tests.tiny_dataset import make_dataset
 
@@ -252,6 +253,11 @@ def test_the_model_card_tells_the_measured_figures(reference):
     description = load_detector(reference.output).description
     assert f"{description['metrics']['auc']:.3f}" in card
     assert "12 real and 12 fake pictures" in card
+    metrics = description["metrics"]
+    for of_class in ("real", "fake"):
+        images = metrics["images"][of_class]
+        share = wilson(round(metrics[f"recall_{of_class}"] * images), images)
+        assert f"{share.value:.1%} (95 % interval {share.low:.1%}–{share.high:.1%}, Wilson)" in card
     assert "roc.png" in card and "reliability.png" in card
     assert f"the best was epoch {description['training']['best_epoch']}" in card
     assert "{" not in card

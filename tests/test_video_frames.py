@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import ARCHITECTURES
 from pipeline.calibration import sigmoid
 from pipeline.cropping import CropSettings, crop_in_threads
 from pipeline.detector import load_detector
@@ -19,9 +18,9 @@ from pipeline.images import read_image, resize
 from pipeline.inputs import Photo, find_photos
 from pipeline.runtime import Runtime
 from pipeline.video_frames import Sampling, with_frames
-from tests.conftest import DETECTOR, REPOSITORY
+from tests.conftest import REPOSITORY
 from tests.shared import SHARED, needs_shared
-from tests.test_video import make_clip, number_of, numbered, seen
+from tests.test_video import make_clip, numbered, seen
 
 av = pytest.importorskip("av")
 
