@@ -152,7 +152,7 @@ def _fine_tuned(path: Path) -> Published:
 
 
 def _fill_with_keras(architecture: Architecture, path: Path, folder: Path) -> None:
-    from pipeline.keras_training import WEIGHTS, export_graph  # before another imports TensorFlow
+    from pipeline.keras_export import WEIGHTS, export_graph  # before another imports TensorFlow
 
     from models.published import load_reversed  # isort: skip
 
