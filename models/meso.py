@@ -26,6 +26,10 @@ def mesoinception4(dropout: float = 0.5) -> keras.Model:
     return _tail(pixels, x, dropout, name="mesoinception4")
 
 
+def imagenet_weights() -> None:
+    """There are none: nobody has trained these networks on ImageNet."""
+
+
 def _convolution(x, filters: int, kernel: int, pool: int):
     x = layers.Conv2D(filters, kernel, padding="same", activation="relu")(x)
     return _normalize_and_pool([x], pool)[0]

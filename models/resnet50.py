@@ -17,3 +17,15 @@ SAVED_WITH_ADAPTER = ("fc", "bn1", "bn2", "bn3", "downsample.1")
 def resnet50(dropout: float = 0.0) -> nn.Module:
     """(N, 3, 224, 224), normalized by ImageNet's mean and deviation → (N, 1) logits of fake."""
     return timm.create_model("resnet50", num_classes=1, drop_rate=dropout)
+
+
+def packaged_imagenet() -> None:
+    """There is no package that has ImageNet's weights for this network."""
+
+
+def split_attention(network: nn.Module) -> None:
+    """Nothing to do: LoRA adapts convolutions, each of which has a name already."""
+
+
+def fuse_attention(network: nn.Module) -> None:
+    """Nothing to do, as in `split_attention`."""

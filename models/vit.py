@@ -35,6 +35,10 @@ def vit_tiny_patch16_224(dropout: float = 0.0) -> nn.Module:
     return timm.create_model("vit_tiny_patch16_224", num_classes=1, drop_rate=dropout)
 
 
+def packaged_imagenet() -> None:
+    """There is no package that has ImageNet's weights for these networks."""
+
+
 class _Split(nn.Module):
     """timm's fused layer as three: (N, tokens, width) → (N, tokens, 3 · width)."""
 

@@ -4,6 +4,8 @@ Chollet: "Xception: Deep Learning with Depthwise Separable Convolutions", CVPR 2
 of FaceForensics++ (Rössler et al., ICCV 2019). The backbone is keras.applications'.
 """
 
+from collections.abc import Callable
+
 import keras
 from keras import layers
 
@@ -11,23 +13,20 @@ HEAD = ("head_pool", "head_dense", "head_dropout", "logit")
 
 
 def xception(dropout: float = 0.5) -> keras.Model:
-    """(N, 256, 256, 3) in -1…1 → (N, 1) logits of fake. `load_imagenet` fills it."""
+    """(N, 256, 256, 3) in -1…1 → (N, 1) logits of fake. `imagenet_weights` fills it."""
     backbone = keras.applications.Xception(
         weights=None, include_top=False, input_shape=(256, 256, 3)
     )
     return with_head(backbone, dropout, name="xception")
 
 
-def imagenet_backbone() -> keras.Model:
-    """keras.applications' backbone with its ImageNet weights, which it downloads once."""
-    return keras.applications.Xception(
+def imagenet_weights() -> Callable[[keras.Model], None]:
+    """What puts keras.applications' ImageNet weights, which are downloaded once, into a network of
+    this file."""
+    backbone = keras.applications.Xception(
         weights="imagenet", include_top=False, input_shape=(256, 256, 3)
     )
-
-
-def load_imagenet(model: keras.Model, backbone: keras.Model) -> None:
-    """Put the weights of `imagenet_backbone()` into a network of this file."""
-    copy_backbone(backbone, model)
+    return lambda model: copy_backbone(backbone, model)
 
 
 def with_head(backbone: keras.Model, dropout: float, name: str) -> keras.Model:

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,8 +17,9 @@ import cv2
 import numpy as np
 
 from models import Architecture
-from pipeline.augmentation import Augmentation, augment
-from pipeline.dataset import Sample
+from pipeline.augmentation import augment
+from pipeline.dataset import Dataset
+from pipeline.engine import Recipe
 from pipeline.images import read_image, resize
 from pipeline.machine import ROOT, usable_memory
 from pipeline.sampling import Epochs
@@ -48,8 +50,20 @@ class PictureCache:
         return picture
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which part of every step is this process's: that of its `rank` (from 0) among `world_size`
+    processes; it feeds so many `devices`."""
+
+    rank: int = 0
+    world_size: int = 1
+    devices: int = 1
+
+
 class Batches:
     """The training and validation batches of one run: (pixels, labels).
+
+    Of the recipe count `augmentation`, `resize_filter`, `seed`, `batch_size` and the following.
 
     pixels (N, size, size, 3) uint8, not yet scaled; labels (N, 1) float32, 0 real, 1 fake, in
     training moved towards the middle by `label_smoothing` (0…1; 0.1 makes them 0.05 and 0.95).
@@ -60,42 +74,31 @@ class Batches:
     lies outside is cut off, and the labels are mixed by the areas (Yun et al., "CutMix:
     Regularization Strategy to Train Strong Classifiers with Localizable Features", ICCV 2019).
     Only one of the two can be. For `self_blended` and `balance` see sampling.Epochs.
-    `batch_size` counts the pictures of one step in this process; where `world` processes train
-    together, each takes another part of the same order, the one of its `rank`.
+
+    The attribute `batch_size` counts the pictures of one step in this process. Where several train
+    together, each takes another part of the same order, its `share`. `workers` is how many threads
+    prepare pictures; up to `cache_bytes` (a third of the memory, if None) keep them decoded.
     """
 
     def __init__(
         self,
         architecture: Architecture,
-        augmentation: Augmentation,
-        resize_filter: str,
-        seed: int,
-        batch_size: int,
-        train: list[Sample],
-        validate: list[Sample],
+        recipe: Recipe,
+        dataset: Dataset,
         workers: int,
+        share: Share = Share(),
         cache_bytes: int | None = None,
-        rank: int = 0,
-        world: int = 1,
-        self_blended: float = 0.0,
-        balance: str = "none",
-        label_smoothing: float = 0.0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
     ):
-        self.epochs = Epochs(train, self_blended, balance, seed)
-        self.batch_size = min(batch_size, max(1, len(self.epochs) // world))
+        self.epochs = Epochs(dataset.train, recipe.self_blended, recipe.balance, recipe.seed)
+        fitting = max(1, len(self.epochs) // share.world_size)
+        self.batch_size = min(recipe.batch_size * share.devices, fitting)
         # Of an epoch; its last part is dropped.
-        self.steps = len(self.epochs) // (self.batch_size * world)
-        self.validation_steps = -(-len(validate) // self.batch_size)
-        self.train, self.validate = train, validate
-        self._size, self._filter = architecture.input_size, resize_filter
-        self._augmentation, self._seed = augmentation, seed
-        self._rank, self._world = rank, world
-        self._label_smoothing = label_smoothing
-        assert not (mixup and cutmix)
-        self._mixing = (_blended, mixup) if mixup else (_pasted, cutmix) if cutmix else None
-        self._blender = SelfBlender(self._size) if self_blended else None
+        self.steps = len(self.epochs) // (self.batch_size * share.world_size)
+        self.validate = dataset.validate
+        self.validation_steps = -(-len(self.validate) // self.batch_size)
+        self._size, self._recipe, self._share = architecture.input_size, recipe, share
+        self._mixing = _mixing(recipe)
+        self._blender = SelfBlender(self._size) if recipe.self_blended else None
         cache_bytes = a_third_of_the_memory() if cache_bytes is None else cache_bytes
         self._pictures = PictureCache(self._shrink, cache_bytes * 3 // 4)
         self._inputs = PictureCache(self._resize, cache_bytes // 4)
@@ -104,7 +107,7 @@ class Batches:
     def training(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The batch of a step, counted from 0 through all epochs."""
         epoch, position = divmod(int(step), self.steps)
-        first = (position * self._world + self._rank) * self.batch_size
+        first = (position * self._share.world_size + self._share.rank) * self.batch_size
         return self.augmented(epoch, self.order(epoch)[first : first + self.batch_size])
 
     def validation(self, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +118,7 @@ class Batches:
     @lru_cache(maxsize=2)  # noqa: B019 - lives as long as the run
     def order(self, epoch: int) -> np.ndarray:
         """The numbers of an epoch's training pictures, in their order, the same in all processes;
-        each is an index into `train`, as long as no picture is a forgery or comes twice."""
+        each is an index into `dataset.train`, as long as no picture is a forgery or comes twice."""
         return self.epochs.order(epoch)
 
     def augmented(self, epoch: int, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +126,7 @@ class Batches:
         samples = [self.epochs.pictures[self.epochs.index(number)] for number in numbers]
         pixels = np.stack(list(self._pool.map(self._augmented, [epoch] * len(samples), numbers)))
         labels = np.array([[sample.label] for sample in samples], np.float32)
-        labels += self._label_smoothing * (0.5 - labels)
+        labels += self._recipe.label_smoothing * (0.5 - labels)
         if self._mixing:
             pixels, labels = self._mixed(epoch, numbers, pixels, labels)
         return pixels, labels
@@ -135,7 +138,7 @@ class Batches:
         return np.stack(list(pixels)), np.array([[s.label] for s in samples], np.float32)
 
     def _augmented(self, epoch: int, number: int) -> np.ndarray:
-        random = np.random.default_rng((self._seed, epoch, int(number)))
+        random = np.random.default_rng((self._recipe.seed, epoch, int(number)))
         index = self.epochs.index(number)
         path = self.epochs.pictures[index].path
         picture = self._pictures[path]
@@ -143,14 +146,15 @@ class Batches:
             picture = self._blender.forge(path, picture, random)
         elif self._blender:
             picture = self._blender.alter(picture, random)
-        return augment(picture, self._size, self._filter, self._augmentation, random)
+        recipe = self._recipe
+        return augment(picture, self._size, recipe.resize_filter, recipe.augmentation, random)
 
     def _mixed(
         self, epoch: int, numbers: Sequence[int], pixels: np.ndarray, labels: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         mix, alpha = self._mixing
         # The 1 makes it another sequence than that of the picture.
-        sources = (np.random.default_rng((self._seed, epoch, int(n), 1)) for n in numbers)
+        sources = (np.random.default_rng((self._recipe.seed, epoch, int(n), 1)) for n in numbers)
         pairs = zip(pixels, np.roll(pixels, -1, 0), sources, strict=True)
         mixed, shares = zip(*(mix(*pair, alpha) for pair in pairs), strict=True)
         shares = np.array(shares, np.float32)[:, None]
@@ -165,7 +169,15 @@ class Batches:
         return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
     def _resize(self, image: np.ndarray) -> np.ndarray:
-        return resize(image, self._size, self._filter)
+        return resize(image, self._size, self._recipe.resize_filter)
+
+
+def _mixing(recipe: Recipe) -> tuple[Callable, float] | None:
+    """How to mix pictures, and the parameter of the distribution of shares; None: not at all."""
+    assert not (recipe.mixup and recipe.cutmix)
+    if recipe.mixup:
+        return _blended, recipe.mixup
+    return (_pasted, recipe.cutmix) if recipe.cutmix else None
 
 
 # Two ways to mix a picture with another one, both (size, size, 3) uint8: the mixed picture, and the

@@ -1,6 +1,6 @@
 """The last steps of every training: calibrate, measure, export, check, write the detector folder.
 
-Knows nothing of the framework: a trained network comes in as `Trained`, three functions.
+Knows nothing of the framework: a trained network comes in as engine.Trained, three functions.
 """
 
 import platform
@@ -12,6 +12,7 @@ from datetime import date
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from pipeline.calibration import (
 )
 from pipeline.dataset import REAL, Sample
 from pipeline.detector import GRAPH, describe_input, write_detector
+from pipeline.engine import Trained
 from pipeline.errors import UserError
 from pipeline.images import read_image, resize
 from pipeline.metrics import evaluate_with_auc_interval
@@ -39,61 +41,56 @@ _LIBRARIES = ("numpy", "opencv-python", "pillow", "onnx", "openvino")
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A trained network of any framework.
+class DetectorSpec:
+    """What is known of a detector before it is measured: its name, what it is fed, where from.
 
-    `logits` (N, size, size, 3) uint8 → (N,) logits of fake; `export` writes the graph as ONNX;
-    `save_weights` writes what training can go on from, into a folder; `libraries` are the packages
-    whose versions matter.
+    `training` is the section of that name in detector.json, without versions and date; `history` is
+    the file with a line an epoch.
     """
 
-    logits: Callable[[np.ndarray], np.ndarray]
-    export: Callable[[Path], None]
-    save_weights: Callable[[Path], None]
-    libraries: tuple[str, ...]
+    name: str
+    architecture: Architecture
+    resize_filter: str
+    margin: float
+    training: dict[str, Any]
+    history: Path
 
 
 def finish_training(
-    trained: Trained,
-    architecture: Architecture,
-    resize_filter: str,
-    margin: float,
-    validate: list[Sample],
-    threshold_rule: str,
-    training: dict,
-    run: Path,
-    target: Path,
-    name: str,
+    trained: Trained, spec: DetectorSpec, validate: list[Sample], threshold_rule: str, target: Path
 ) -> dict:
     """Turn a trained network into the detector folder `target`; return its description.
 
-    `training` is the section of that name in detector.json, completed here with versions and date;
-    `run` is the folder with history.jsonl. The folder that was at `target` stays until the new one
-    is whole. Raises UserError where the exported graph disagrees with the network.
+    It is calibrated and measured on the samples `validate`. The folder that was at `target` stays
+    until the new one is whole. Raises UserError where the exported graph disagrees with the
+    network.
     """
-    look = partial(predict, trained.logits, architecture=architecture, resize_filter=resize_filter)
-    calibration, probabilities, sections = judge(validate, look, threshold_rule)
+    look = partial(
+        predict,
+        trained.logits,
+        architecture=spec.architecture,
+        resize_filter=spec.resize_filter,
+    )
+    calibration, probabilities, sections = calibrate_and_evaluate(validate, look, threshold_rule)
     description = {
-        "name": name,
-        "architecture": architecture.name,
-        "input": describe_input(architecture, resize_filter),
-        "face": {"mode": "auto", "margin": margin},
+        "name": spec.name,
+        "architecture": spec.architecture.name,
+        "input": describe_input(spec.architecture, spec.resize_filter),
+        "face": {"mode": "auto", "margin": spec.margin},
         **sections,
-        "training": {**training, **_circumstances(trained.libraries)},
+        "training": {**spec.training, **_circumstances(trained.libraries)},
     }
     with write_detector(target, description) as new:
         trained.export(new / GRAPH)
-        description["export"] = _check_export(
-            trained, new / GRAPH, architecture, resize_filter, calibration, validate
-        )
+        description["export"] = _check_export(trained, new / GRAPH, spec, calibration, validate)
         trained.save_weights(new)
-        shutil.copyfile(run / "history.jsonl", new / "history.jsonl")
+        shutil.copyfile(spec.history, new / "history.jsonl")
         labels = np.array([sample.label for sample in validate])
         write_model_card(new, description, labels, probabilities)
     return description
 
 
-def judge(
+def calibrate_and_evaluate(
     samples: list[Sample], look: Callable[..., np.ndarray], rule: str
 ) -> tuple[Calibration, np.ndarray, dict]:
     """How a network's logits of the validation pictures become verdicts, and what these are worth:
@@ -147,16 +144,15 @@ def _batches(pictures, size: int):
 def _check_export(
     trained: Trained,
     graph: Path,
-    architecture: Architecture,
-    resize_filter: str,
+    spec: DetectorSpec,
     calibration: Calibration,
     validate: list[Sample],
 ) -> dict:
     """Compare graph and network on real faces spread over the validation set."""
     chosen = validate[:: max(1, len(validate) // CHECKED_FACES)][:CHECKED_FACES]
-    pixels = np.stack([_input(sample, architecture, resize_filter) for sample in chosen])
+    pixels = np.stack([_input(sample, spec.architecture, spec.resize_filter) for sample in chosen])
     expected = calibration.probability(trained.logits(pixels))
-    exported = calibration.probability(Runtime(graph, architecture).logits(pixels))
+    exported = calibration.probability(Runtime(graph, spec.architecture).logits(pixels))
     difference = float(np.abs(expected - exported).max())
     if difference > PARITY:
         raise UserError(

@@ -9,7 +9,7 @@ import argparse
 import json
 import random
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from pipeline.dataset import (
     split_by_group,
 )
 from pipeline.detector import Detector, load_detector
+from pipeline.engine import Engine, Plan, is_first_process
 from pipeline.errors import UserError
 from pipeline.files import atomic_write
 from pipeline.finishing import predict
@@ -34,7 +35,7 @@ from pipeline.metrics import evaluate_with_auc_interval
 from pipeline.precision import FEWEST_FACES, check_precisions_apart
 from pipeline.recipes import AS_TRAINED
 from pipeline.runtime import Runtime
-from pipeline.training import Plan, engine_of, is_first_process, seed_after, train_on
+from pipeline.training import TrainingOptions, engine_of, seed_after, train_on
 from pipeline.versions import (
     copy_detector,
     current_version,
@@ -84,24 +85,20 @@ def train_further(args: argparse.Namespace) -> int:
         print(f"{len(new.train)} new pictures and {len(replayed)} earlier ones.", file=sys.stderr)
         _keep(args.start, family)
     target = next_version(family)
-    description = train_on(
-        plan,
-        dataset,
-        audit,
-        target,
+    earlier_licence = before.description["training"].get("data_licence", "")
+    options = replace(
+        TrainingOptions.of(args),
+        data_licence=f"{earlier_licence} New data: {args.data_licence}".strip(),
         name=family.name,
-        resume=args.resume,
-        workers=args.workers,
-        threshold_rule=args.threshold_rule,
-        data_licence=f"{before.description['training'].get('data_licence', '')} "
-        f"New data: {args.data_licence}".strip(),
         notes={"new_images": len(new.train), "replayed_images": len(replayed)},
     )
+    description = train_on(engine, plan, dataset, audit, target, options)
     if description is None:  # not the process that writes
         return 0
     if len(old.validate) >= FEWEST_FACES:
         check_precisions_apart(target, args.replay)
-    code = _judge(before, load_detector(target), new, old, family, target, args.margin)
+    after = load_detector(target)
+    code = _accept(before, after, new, old, family, args.margin)
     if code == 0 and args.push_to_hub:
         print(f"Uploaded to {hub.push(family, args.push_to_hub)}.")
     return code
@@ -174,15 +171,10 @@ def measure(detector: Detector, samples: list[Sample]) -> dict:
     return evaluate_with_auc_interval(labels, probabilities, calibration.threshold)
 
 
-def _judge(
-    before: Detector,
-    after: Detector,
-    new: Dataset,
-    old: _Old,
-    family: Path,
-    target: Path,
-    margin: float,
+def _accept(
+    before: Detector, after: Detector, new: Dataset, old: _Old, family: Path, margin: float
 ) -> int:
+    """Measure before and after, and put the new version in use unless it forgot; 0 where it is."""
     sets = {"new data": _with_both_classes(new.validate, old.validate)}
     if old.validate:
         sets = {"old data": old.validate, **sets}
@@ -191,6 +183,7 @@ def _judge(
         for name, samples in sets.items()
         if samples
     }
+    target = after.folder
     with atomic_write(target.with_name(f"{target.name}.json")) as file:
         json.dump({"from": before.name, "margin": margin, "results": table}, file, indent=1)
     print(as_table(table))
@@ -233,12 +226,12 @@ def as_table(table: dict) -> str:
     return "\n".join(lines)
 
 
-def _known_to(engine, settings: dict, before: Detector) -> dict:
+def _known_to(engine: Engine, settings: dict, before: Detector) -> dict:
     """The settings that the engine's recipe has; AS_TRAINED is what the detector's training had."""
     settings = {
         name: value
         for name, value in settings.items()
-        if name in engine.Recipe.__dataclass_fields__
+        if name in engine.recipe_type.__dataclass_fields__
     }
     settings["resize_filter"] = before.resize_filter
     earlier = _UNLESS_TOLD | before.description["training"].get("arguments", {})

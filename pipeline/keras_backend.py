@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine import world_size
 from pipeline.errors import UserError
 from pipeline.files import quiet_stderr
 from pipeline.machine import usable_cores
@@ -44,10 +45,10 @@ def choose(device: str = "auto") -> None:
     backend = os.environ.get("KERAS_BACKEND")
     if not backend:
         gpu = device != "cpu" and _only_torch_sees_a_gpu()
-        backend = "torch" if world() > 1 or gpu else "tensorflow"
+        backend = "torch" if world_size() > 1 or gpu else "tensorflow"
     if backend not in ("tensorflow", "torch"):
         raise UserError(f"KERAS_BACKEND={backend}: networks are trained on tensorflow or torch.")
-    if backend == "tensorflow" and world() > 1:
+    if backend == "tensorflow" and world_size() > 1:
         raise UserError(
             "KERAS_BACKEND=tensorflow: several processes train Keras networks on torch only; leave "
             "KERAS_BACKEND unset, or start one process for all GPUs of this machine."
@@ -65,17 +66,7 @@ def use(device: str = "auto") -> str:
     if _backend() == "tensorflow":
         return _use_tensorflow(device)
     where = _use_torch(device)
-    return where if world() == 1 else f"{world()} processes, each on {where}"
-
-
-def rank() -> int:
-    """Which of the processes that train together this is; 0 is the one that writes."""
-    return int(os.environ.get("RANK", 0))
-
-
-def world() -> int:
-    """How many processes train together (torchrun says so)."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return where if world_size() == 1 else f"{world_size()} processes, each on {where}"
 
 
 def local_devices() -> int:
@@ -125,13 +116,13 @@ def compute_exactly() -> None:
 
 def average_gradients(model) -> None:
     """Let all processes that train together take the mean of their gradients in every step."""
-    if world() == 1:
+    if world_size() == 1:
         return
     import torch.distributed
 
     def average(parameter):
         torch.distributed.all_reduce(parameter.grad)
-        parameter.grad /= world()
+        parameter.grad /= world_size()
 
     for variable in model.trainable_variables:
         variable.value.register_post_accumulate_grad_hook(average)
@@ -139,18 +130,18 @@ def average_gradients(model) -> None:
 
 def average(variables: Iterable) -> None:
     """Give each of these Keras variables, in all processes, the mean of what they hold in each."""
-    if world() == 1:
+    if world_size() == 1:
         return
     import torch.distributed
 
     for variable in variables:
         torch.distributed.all_reduce(variable.value.data)
-        variable.value.data /= world()
+        variable.value.data /= world_size()
 
 
-def copy_first(variables: Iterable) -> None:
+def broadcast_from_rank0(variables: Iterable) -> None:
     """Give each of these Keras variables, in all processes, what it holds in the first."""
-    if world() == 1:
+    if world_size() == 1:
         return
     import torch.distributed
 
@@ -158,9 +149,9 @@ def copy_first(variables: Iterable) -> None:
         torch.distributed.broadcast(variable.value.data, src=0)
 
 
-def said_by_first(value: Any) -> Any:
+def broadcast_object_from_rank0(value: Any) -> Any:
     """What the first process calls this with."""
-    if world() == 1:
+    if world_size() == 1:
         return value
     import torch.distributed
 
@@ -218,7 +209,7 @@ def _use_torch(device: str) -> str:
     if device == "cpu":
         core.DEFAULT_DEVICE = "cpu"
     on_cuda = core.DEFAULT_DEVICE.startswith("cuda")
-    if world() > 1 and not torch.distributed.is_initialized():
+    if world_size() > 1 and not torch.distributed.is_initialized():
         if on_cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")

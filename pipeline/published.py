@@ -171,7 +171,7 @@ def _fill_with_keras(
     architecture: Architecture, path: Path, folder: Path, fake_output: int = 0
 ) -> None:
     """`fake_output`: with 1 the weights mean P(fake), with 0 P(real)."""
-    from pipeline.keras_training import WEIGHTS, export_graph  # before another imports TensorFlow
+    from pipeline.keras_export import WEIGHTS, export_graph  # before another imports TensorFlow
 
     from models.published import load_reversed  # isort: skip
 

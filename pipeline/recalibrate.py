@@ -50,7 +50,7 @@ def recalibrate(folder: Path, data: Path, rule: str) -> dict:
     with the old calibration, so it is dropped. Raises UserError.
     """
     from pipeline.audit import audited_dataset
-    from pipeline.finishing import judge, predict
+    from pipeline.finishing import calibrate_and_evaluate, predict
     from pipeline.report import write_model_card
     from pipeline.runtime import Runtime
     from pipeline.versions import copies_of, copy_detector
@@ -68,7 +68,7 @@ def recalibrate(folder: Path, data: Path, rule: str) -> dict:
         architecture=detector.architecture,
         resize_filter=detector.resize_filter,
     )
-    _, probabilities, sections = judge(samples, look, rule)
+    _, probabilities, sections = calibrate_and_evaluate(samples, look, rule)
     copies = copies_of(detector.folder)
     with change_detector(detector, without=INT8_GRAPH) as (new, description):
         kept = {

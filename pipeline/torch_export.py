@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from models import Architecture
+from pipeline.engine import Trained
 from pipeline.files import quiet_stderr
-from pipeline.finishing import Trained
 from pipeline.torch_weights import WEIGHTS, owned
 from pipeline.tuning import plain, save_adapter
 

@@ -4,7 +4,6 @@ Whatever they come from, they are brought to timm's names and checked against th
 anything slow happens. Only a head may be missing; then it is trained from scratch, and said so.
 """
 
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +15,10 @@ from torch import nn
 
 from models import Architecture
 from pipeline.detector import as_start, check_folder
+from pipeline.engine import StartingPoint, is_first_process
 from pipeline.errors import UserError
 from pipeline.fake_class import FakeLabels, fake_outputs, unnamed
 from pipeline.hub import HUB, download
-from pipeline.training import StartingPoint, is_first_process
 from pipeline.tuning import ADAPTER
 
 WEIGHTS = "model.safetensors"
@@ -88,13 +87,10 @@ def read_weights(
 
 
 def _imagenet(architecture: Architecture) -> dict[str, torch.Tensor]:
-    module = importlib.import_module(architecture.builder.split(":")[0])
-    if hasattr(module, "packaged_imagenet"):
-        try:
-            return module.packaged_imagenet()
-        except ImportError:
-            pass  # optional; the hub has them, too
-    folder = download(module.IMAGENET[architecture.name], "--init imagenet")
+    packaged = architecture.module.packaged_imagenet()
+    if packaged is not None:
+        return packaged
+    folder = download(architecture.module.IMAGENET[architecture.name], "--init imagenet")
     return read_weights(folder, architecture)[0]
 
 
@@ -126,8 +122,7 @@ def _fitting(weights: dict, architecture: Architecture, init: str) -> dict[str, 
     """The weights that the network has, all but a head of another shape; UserError otherwise."""
     with torch.device("meta"):
         wanted = {name: value.shape for name, value in architecture.build().state_dict().items()}
-    module = importlib.import_module(architecture.builder.split(":")[0])
-    head = {name for name in wanted if name.rpartition(".")[0] in module.HEAD}
+    head = {name for name in wanted if name.rpartition(".")[0] in architecture.module.HEAD}
     fitting = {
         name: value
         for name, value in weights.items()

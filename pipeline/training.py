@@ -1,30 +1,28 @@
 """From a script's arguments to a detector folder, with whichever framework the network is built in.
 
-An engine (keras_training, torch_training) trains; all before and after is here, once.
+An engine (see engine.py) trains; all before and after is here, once.
 """
 
 import argparse
 import contextlib
-import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Self
 
 from models import ARCHITECTURES, Architecture
 from pipeline import hub, keras_backend
 from pipeline.audit import audited_dataset
-from pipeline.augmentation import Augmentation, show_augmentation
+from pipeline.augmentation import show_augmentation
 from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, fingerprint, load_dataset
 from pipeline.detector import WEIGHTS
+from pipeline.engine import Engine, Plan, Recipe, is_first_process
 from pipeline.errors import UserError
 from pipeline.faces import DEFAULT_MARGIN
 from pipeline.files import atomic_write
-from pipeline.finishing import code_revision, finish_training
+from pipeline.finishing import DetectorSpec, code_revision, finish_training
 from pipeline.machine import limit_libraries
 from pipeline.memory import keep_freed_memory
 from pipeline.precision import FEWEST_FACES, check_precisions_apart
@@ -34,65 +32,24 @@ from pipeline.self_blending import SelfBlender
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What shapes the trained weights, apart from the network and the data. Engines add to it."""
+class TrainingOptions:
+    """What a training is asked for beside its plan.
 
-    epochs: int
-    batch_size: int  # on each device
-    learning_rate: float
-    patience: int  # epochs without a better validation AUC before training stops
-    dropout: float
-    seed: int
-    precision: str  # "auto", "fp32" or "bf16"
-    target_accuracy: float | None  # training stops once the validation accuracy reaches it
-    augmentation: Augmentation
-    resize_filter: str
-    self_blended: float = 0.0  # for these five see batches.Batches
-    balance: str = "none"
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    `threshold_rule` is one of calibration.RULES; `name` is the detector's, by default that of its
+    folder; `notes` are further entries for the section `training` of detector.json.
+    """
 
-    def check(self, architecture: Architecture) -> None:
-        """Raise UserError, at once, where this network cannot be trained so."""
-
-
-@dataclass(frozen=True)
-class StartingPoint:
-    """What training starts from: a label for the model card, and what puts the weights into a
-    network of the engine's kind; None: from scratch. `adapter` is the folder of a LoRA adapter
-    that has been merged into the weights."""
-
-    label: str
-    load: Callable[[Any], None] | None
-    adapter: Path | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a network is to be trained: with which engine, by which recipe, from where."""
-
-    engine: ModuleType
-    architecture: Architecture
-    recipe: Recipe
-    start: StartingPoint
+    resume: bool
+    workers: int
+    threshold_rule: str
+    data_licence: str
+    name: str | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls,
-        engine: ModuleType,
-        architecture: Architecture,
-        settings: dict,
-        init: str,
-        fake_labels: Sequence[str] = (),
-    ) -> Self:
-        """Of a recipe's settings and what `--init` and `--fake-label` name. Raises UserError where
-        it cannot be."""
-        recipe = engine.Recipe(**settings)
-        recipe.check(architecture)
-        return cls(
-            engine, architecture, recipe, engine.starting_point(init, architecture, fake_labels)
-        )
+    def of(cls, args: argparse.Namespace) -> Self:
+        """From what `commands.training_arguments` gives."""
+        return cls(args.resume, args.workers, args.threshold_rule, args.data_licence)
 
 
 def train_detector(args: argparse.Namespace) -> dict | None:
@@ -129,16 +86,7 @@ def train_detector(args: argparse.Namespace) -> dict | None:
             SelfBlender(architecture.input_size) if self_blended else None,
         )
         return None
-    description = train_on(
-        plan,
-        dataset,
-        audit,
-        output,
-        resume=args.resume,
-        workers=args.workers,
-        threshold_rule=args.threshold_rule,
-        data_licence=args.data_licence,
-    )
+    description = train_on(engine, plan, dataset, audit, output, TrainingOptions.of(args))
     if description and len(dataset.validate) >= FEWEST_FACES:
         check_precisions_apart(output, args.data)
     if description and args.push_to_hub:
@@ -158,36 +106,27 @@ def seed_after(start: str | Path) -> int:
 
 
 def train_on(
+    engine: Engine,
     plan: Plan,
     dataset: Dataset,
     audit: dict,
     output: Path,
-    *,
-    resume: bool,
-    workers: int,
-    threshold_rule: str,
-    data_licence: str,
-    notes: dict | None = None,
-    name: str | None = None,
+    options: TrainingOptions,
 ) -> dict | None:
-    """Train on an audited dataset and write the detector folder `output`; as train_detector.
-
-    `notes` are further entries for the section `training` of detector.json; `name` is the
-    detector's name, by default that of its folder.
-    """
+    """Train on an audited dataset and write the detector folder `output`; as train_detector."""
     recipe, epochs = plan.recipe, _epochs(dataset, plan.recipe)
     revision = code_revision()
     settings = {
         "architecture": plan.architecture.name,
         "start": plan.start.label,
-        "devices": plan.engine.devices(),
+        "devices": engine.devices(),
         **asdict(recipe),
         "fingerprint": fingerprint(dataset.train + dataset.validate),
     }
-    run = open_run(output, settings, resume, write=is_first_process())
+    run = open_run(output, settings, options.resume, write=is_first_process())
     if is_first_process():
         print(
-            f"Training {plan.architecture.name} on {plan.engine.device_in_words()}, "
+            f"Training {plan.architecture.name} on {engine.device_in_words()}, "
             f"start: {plan.start.label}.",
             file=sys.stderr,
         )
@@ -195,40 +134,35 @@ def train_on(
             say_composition(epochs)
         with atomic_write(run / "audit.json") as file:
             json.dump(audit, file, indent=1)
-    trained = plan.engine.train(
-        plan.architecture, recipe, dataset, plan.start, run, resume, workers
-    )
+    trained = engine.train(plan, dataset, run, resume=options.resume, workers=options.workers)
     if not is_first_process():
         return None
     history = read_history(run)
     labels = [sample.label for sample in dataset.train]
     arguments = asdict(recipe)
     arguments |= arguments.pop("augmentation")
-    description = finish_training(
-        trained,
-        plan.architecture,
-        recipe.resize_filter,
-        DEFAULT_MARGIN,
-        dataset.validate,
-        threshold_rule,
-        {
+    spec = DetectorSpec(
+        name=options.name or output.name,
+        architecture=plan.architecture,
+        resize_filter=recipe.resize_filter,
+        margin=DEFAULT_MARGIN,
+        training={
             "start": plan.start.label,
             "arguments": arguments,
             "data": dataset.root.resolve().name,
-            "data_licence": data_licence,
+            "data_licence": options.data_licence,
             "fingerprint": settings["fingerprint"],
             "images": {"real": labels.count(REAL), "fake": labels.count(FAKE)},
             "epochs_run": len(history),
             "best_epoch": max(history, key=lambda line: line["val_auc"])["epoch"],
             "minutes": sum(line["seconds"] for line in history) / 60,
-            "device": plan.engine.device_in_words(),
+            "device": engine.device_in_words(),
             "code_revision": revision,
-            **(notes or {}),
+            **options.notes,
         },
-        run,
-        output,
-        name or output.name,
+        history=run / "history.jsonl",
     )
+    description = finish_training(trained, spec, dataset.validate, options.threshold_rule, output)
     close_run(run)
     metrics = description["metrics"]
     print(
@@ -243,8 +177,8 @@ def _epochs(dataset: Dataset, recipe: Recipe) -> Epochs:
     return Epochs(dataset.train, recipe.self_blended, recipe.balance, recipe.seed)
 
 
-def engine_of(architecture: Architecture, device: str) -> ModuleType:
-    """The module that trains networks of this architecture, set to use `device`.
+def engine_of(architecture: Architecture, device: str) -> Engine:
+    """The engine that trains networks of this architecture on `device`.
 
     Imports its framework, which takes seconds. Raises UserError where the device is not there.
     """
@@ -252,14 +186,12 @@ def engine_of(architecture: Architecture, device: str) -> ModuleType:
     limit_libraries()
     if architecture.framework == "keras":
         keras_backend.choose(device)  # Keras cannot change it once it is imported
-    engine = importlib.import_module(f"pipeline.{architecture.framework}_training")
-    engine.use(device)
-    return engine
+        from pipeline.keras_training import KerasEngine
 
+        return KerasEngine(device)
+    from pipeline.torch_training import TorchEngine
 
-def is_first_process() -> bool:
-    """Whether this process is the one of all that train together which writes and prints."""
-    return int(os.environ.get("RANK", 0)) == 0
+    return TorchEngine(device)
 
 
 def _only_the_first_process_speaks() -> contextlib.AbstractContextManager:

@@ -5,7 +5,6 @@ However a network was tuned, what is kept of it is a plain network with timm's o
 """
 
 import copy
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +46,12 @@ def tune(
     `adapter` is a folder to go on from, of which `network` has the merged weights; None: a new one.
     Raises UserError where no layer that LoRA can adapt has a target's name.
     """
-    module = _module(architecture)
     if tuning.kind == "lora":
         return _with_lora(network, architecture, tuning, adapter)
+    head = architecture.module.HEAD
     network.requires_grad_(tuning.kind == "full")
     for name, layer in network.named_modules():
-        if name in module.HEAD or (tuning.kind == "norm" and isinstance(layer, _NORMALIZATION)):
+        if name in head or (tuning.kind == "norm" and isinstance(layer, _NORMALIZATION)):
             layer.requires_grad_(True)
     return network
 
@@ -62,9 +61,7 @@ def plain(tuned: nn.Module, architecture: Architecture) -> nn.Module:
     if not isinstance(tuned, PeftModel):
         return tuned
     network = copy.deepcopy(tuned).merge_and_unload()
-    module = _module(architecture)
-    if hasattr(module, "fuse_attention"):
-        module.fuse_attention(network)
+    architecture.module.fuse_attention(network)
     return network
 
 
@@ -110,9 +107,8 @@ def parameter_groups(
 def _with_lora(
     network: nn.Module, architecture: Architecture, tuning: Tuning, adapter: Path | None
 ) -> nn.Module:
-    module = _module(architecture)
-    if hasattr(module, "split_attention"):
-        module.split_attention(network)
+    module = architecture.module
+    module.split_attention(network)
     adaptable = _ends_of_names(network, module.HEAD)
     if adapter:
         config = LoraConfig.from_pretrained(adapter)
@@ -162,7 +158,3 @@ def _take_apart(tuned: PeftModel, adapter: Path) -> None:
             if isinstance(layer, LoraLayer):
                 for name in layer.lora_A:
                     layer.get_base_layer().weight.sub_(layer.get_delta_weight(name))
-
-
-def _module(architecture: Architecture):
-    return importlib.import_module(architecture.builder.split(":")[0])

@@ -63,7 +63,7 @@ def average(
     """Write the detector folder `output`, the average of those given, weighted by `shares` (above
     0, of any sum); the validation AUC of each and, last, of the average. Raises UserError."""
     from pipeline.audit import audited_dataset
-    from pipeline.finishing import finish_training
+    from pipeline.finishing import DetectorSpec, finish_training
     from pipeline.incremental import measure
     from pipeline.torch_export import finished
 
@@ -76,18 +76,16 @@ def average(
         for detector, share in zip(detectors, shares, strict=True)
     ]
     before = [measure(detector, dataset.validate)["auc"] for detector in detectors]
-    description = finish_training(
-        finished(network, last.architecture),
-        last.architecture,
-        last.resize_filter,
-        last.margin,
-        dataset.validate,
-        rule,
-        {**_training(last), "averaged": notes},
-        last.folder,
-        output,
-        output.name,
+    spec = DetectorSpec(
+        name=output.name,
+        architecture=last.architecture,
+        resize_filter=last.resize_filter,
+        margin=last.margin,
+        training={**_training(last), "averaged": notes},
+        history=last.folder / "history.jsonl",
     )
+    trained = finished(network, last.architecture)
+    description = finish_training(trained, spec, dataset.validate, rule, output)
     return [*before, description["metrics"]["auc"]]
 
 

@@ -9,28 +9,23 @@ from PIL import Image
 
 from models import ARCHITECTURES
 from pipeline.augmentation import NO_AUGMENTATION, Augmentation
-from pipeline.batches import Batches, PictureCache, _pasted
+from pipeline.batches import Batches, PictureCache, Share, _pasted
 from pipeline.dataset import FAKE, REAL, Dataset, Sample, load_dataset
+from pipeline.engine import Recipe
 from pipeline.errors import UserError
 from pipeline.images import read_image, resize
 from pipeline.sampling import BALANCES, SELF_BLENDED, Epochs, source_of
 from tests.tiny_dataset import make_dataset, portrait
+from tests.tiny_keras import SETTINGS
 
 MESO4 = ARCHITECTURES["meso4"]
 
 
 def make_batches(dataset: Dataset, batch_size=4, augmentation=NO_AUGMENTATION, **arguments):
-    return Batches(
-        MESO4,
-        augmentation,
-        "area",
-        arguments.pop("seed", 0),
-        batch_size,
-        dataset.train,
-        dataset.validate,
-        workers=2,
-        **{"cache_bytes": 1 << 30} | arguments,
-    )
+    share = Share(arguments.pop("rank", 0), arguments.pop("world_size", 1))
+    cache_bytes = arguments.pop("cache_bytes", 1 << 30)
+    settings = SETTINGS | {"batch_size": batch_size, "augmentation": augmentation} | arguments
+    return Batches(MESO4, Recipe(**settings), dataset, 2, share, cache_bytes)
 
 
 def as_scored(sample: Sample) -> np.ndarray:
@@ -77,7 +72,7 @@ def test_a_step_is_the_same_whichever_came_before_it(tmp_path):
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_each_step_without_overlap(tmp_path, world):
     dataset = load_dataset(make_dataset(tmp_path, train=13, validate=2))
-    parts = [make_batches(dataset, 2, rank=rank, world=world) for rank in range(world)]
+    parts = [make_batches(dataset, 2, rank=rank, world_size=world) for rank in range(world)]
     alone = make_batches(dataset, 2 * world)
     steps = range(2 * alone.steps)
     assert {part.steps for part in parts} == {alone.steps} == {13 // (2 * world)}

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from models import ARCHITECTURES, KerasNetworks, TorchNetworks
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(REPOSITORY.glob("*.py"))
 MODULES = sorted((REPOSITORY / "models").glob("*.py")) + sorted(
@@ -23,12 +25,16 @@ TRAINING_ONLY = {
     "comparison_report",
     "comparison_scores",
     "cluster",
+    "engine",
     "finishing",
     "hub",
     "hugging_face",
     "incremental",
     "keras_backend",
+    "keras_callbacks",
+    "keras_export",
     "keras_training",
+    "keras_weights",
     "leaks",
     "metrics",
     "precision",
@@ -36,7 +42,11 @@ TRAINING_ONLY = {
     "report",
     "shares",
     "torch_average",
+    "torch_device",
     "torch_export",
+    "torch_progress",
+    "torch_recipe",
+    "torch_trainer",
     "torch_training",
     "torch_weights",
     "training",
@@ -115,3 +125,37 @@ def test_style():
             text=True,
         )
         assert ruff.returncode == 0, ruff.stdout + ruff.stderr
+
+
+@pytest.mark.parametrize("engine", ["keras_training.KerasEngine", "torch_training.TorchEngine"])
+def test_each_engine_offers_what_the_protocol_says(engine):
+    """Compared as source, since no process should import both frameworks for it."""
+    file, name = engine.split(".")
+    promised = methods_of("engine", "Engine")
+    assert promised and promised.items() <= methods_of(file, name).items()
+    assert "pipeline.training" not in imported(REPOSITORY / "pipeline" / f"{file}.py")
+
+
+def methods_of(file: str, name: str) -> dict[str, str]:
+    """The public methods of a class in pipeline/, each with its arguments as they are written."""
+    tree = ast.parse((REPOSITORY / "pipeline" / f"{file}.py").read_text(encoding="utf-8"))
+    [found] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    return {
+        node.name: ast.unparse(node.args)
+        for node in found.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    }
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_each_module_of_networks_offers_what_its_framework_needs(name):
+    promised = {"keras": KerasNetworks, "torch": TorchNetworks}[ARCHITECTURES[name].framework]
+    path = REPOSITORY / f"{ARCHITECTURES[name].builder.split(':')[0].replace('.', '/')}.py"
+    defined = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Assign):
+            defined |= {target.id for target in node.targets}
+    wanted = {member for member in vars(promised) if member[0] != "_"}
+    assert wanted | set(promised.__annotations__) <= defined

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 import train_vit
 from models import ARCHITECTURES
-from pipeline import commands, torch_training
+from pipeline import commands, torch_progress, torch_trainer
 from pipeline.batches import Batches
 from pipeline.dataset import load_dataset
 from pipeline.detector import GRAPH, load_detector
@@ -35,8 +35,10 @@ from pipeline.metrics import auc
 from pipeline.runs import read_history
 from pipeline.runtime import Runtime
 from pipeline.torch_average import MovingAverage
-from pipeline.torch_training import Classifier
-from pipeline.torch_weights import WEIGHTS
+from pipeline.torch_device import uses_bf16
+from pipeline.torch_trainer import Classifier
+from pipeline.torch_training import TorchEngine
+from pipeline.torch_weights import WEIGHTS, starting_point
 from pipeline.tuning import Tuning, tune
 from tests import tiny_timm
 from tests.tiny_dataset import make_dataset
@@ -109,7 +111,7 @@ def _train(log: str, arguments: list[str], killed, every_step: bool, environment
     os.dup2(file, 2)
     tiny_timm.register()
     if every_step:
-        torch_training.SECONDS_BETWEEN_CHECKPOINTS = -1
+        torch_progress.SECONDS_BETWEEN_CHECKPOINTS = -1
     if killed:
         _kill(*killed)
     _note_pictures(Path(f"{log}.pictures"))
@@ -138,17 +140,17 @@ def _kill(moment: str, number: int) -> None:
 
     match moment:
         case "step":
-            after(torch_training._Progress, "on_step_end")
+            after(torch_progress.Progress, "on_step_end")
         case "half an optimizer":
             after(torch, "save", is_optimizer, lambda _, path: os.truncate(path, 1000))
         case "checkpoint without its end":
-            after(torch_training._Trainer, "_save_checkpoint")
+            after(torch_trainer.ClassifierTrainer, "_save_checkpoint")
         case "checkpoint":
-            after(torch_training._Progress, "on_save")
+            after(torch_progress.Progress, "on_save")
         case "best":
-            after(torch_training._Progress, "_keep_best")
+            after(torch_progress.Progress, "_keep_best")
         case "training":
-            after(torch_training, "train")
+            after(TorchEngine, "train")
 
 
 def _note_pictures(file: Path) -> None:
@@ -361,7 +363,7 @@ def test_a_network_tuned_with_lora_is_written_merged_and_with_its_adapter(
     assert description["export"]["largest_difference"] <= 1e-4
     best = max(line["val_auc"] for line in done.history)
     assert auc_of(done.output, data) == pytest.approx(best, abs=1e-6)
-    start = torch_training.starting_point(str(done.output), RESNET)
+    start = starting_point(str(done.output), RESNET)
     assert start.label == "detector tiny (scratch)"
     assert start.adapter == done.output / "adapter"
 
@@ -486,7 +488,7 @@ def test_targets_that_match_nothing_end_with_a_sentence(data, tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_refused():
     with pytest.raises(UserError, match="--device cuda: torch sees no NVIDIA GPU here"):
-        torch_training.use("cuda")
+        TorchEngine("cuda")
 
 
 # ---- precision
@@ -511,12 +513,11 @@ def test_a_network_trained_in_bfloat16_is_exported_in_fp32(data, tmp_path, tiny_
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs /proc/cpuinfo")
-def test_bfloat16_is_chosen_where_the_processor_has_it(monkeypatch):
-    monkeypatch.setattr(torch_training, "_device", "cpu")
+def test_bfloat16_is_chosen_where_the_processor_has_it():
     words = set(Path("/proc/cpuinfo").read_text().split())
-    assert torch_training.uses_bf16("auto") == bool(words & {"avx512_bf16", "amx_bf16"})
-    assert torch_training.uses_bf16("bf16")
-    assert not torch_training.uses_bf16("fp32")
+    assert uses_bf16("auto", "cpu") == bool(words & {"avx512_bf16", "amx_bf16"})
+    assert uses_bf16("bf16", "cpu")
+    assert not uses_bf16("fp32", "cpu")
 
 
 # ---- several processes

@@ -21,10 +21,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models import ARCHITECTURES
-from pipeline.augmentation import NO_AUGMENTATION
 from pipeline.batches import Batches
 from pipeline.dataset import load_dataset
 from pipeline.detector import check_folder, load_detector
+from pipeline.engine import Plan
 from pipeline.errors import UserError
 from pipeline.files import sha256_of
 from pipeline.images import read_image
@@ -36,6 +36,7 @@ from pipeline.scoring import Scorer
 from pipeline.shares import wilson
 from tests.shared import SHARED, needs_shared
 from tests.tiny_dataset import make_dataset
+from tests.tiny_keras import SETTINGS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MESO4 = ARCHITECTURES["meso4"]
@@ -52,7 +53,7 @@ moment, number, output = sys.argv[1], int(sys.argv[2]), sys.argv[sys.argv.index(
 sys.argv[:3] = ["train_meso.py"]
 
 import train_meso
-from pipeline import commands, keras_training, training
+from pipeline import commands, keras_callbacks, keras_training, training
 
 def kill_after(owner, name, counts=lambda *arguments: True, first=lambda *arguments: None):
     original, calls = getattr(owner, name), []
@@ -70,14 +71,14 @@ def moves(name):
 
 match moment:
     case "batch":
-        kill_after(keras_training.ProgressBar, "on_train_batch_end")
+        kill_after(keras_callbacks.ProgressBar, "on_train_batch_end")
     case "half a weights file":
         halve = lambda model, path: os.truncate(path, os.path.getsize(path) // 2)
         kill_after(keras_training.keras.Model, "save_weights", first=halve)
     case "state set aside":
         kill_after(os, "rename", moves("state"))
     case "state replaced":
-        kill_after(keras_training, "replace_folder")
+        kill_after(keras_callbacks, "replace_folder")
     case "detector set aside":
         kill_after(os, "rename", moves(Path(output).name))
     case "detector written":
@@ -308,7 +309,7 @@ def test_the_detector_scores_from_the_command_line(reference, infer, tmp_path):
 
 def test_the_weights_file_and_the_graph_are_the_same_network(reference, training):
     model = MESO4.build()
-    model.load_weights(reference.output / training.WEIGHTS)
+    model.load_weights(reference.output / "model.weights.h5")
     pixels = np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), np.uint8)
     expected = model(pixels / np.float32(255), training=False).numpy()[:, 0]
     graph = Runtime(reference.output / "model.onnx", MESO4)
@@ -341,24 +342,10 @@ def test_another_seed_gives_another_network(training, tmp_path):
     data = make_dataset(tmp_path / "data", train=8, validate=8)
     weights = []
     for seed in (0, 1):
-        recipe = training.Recipe(
-            epochs=1,
-            batch_size=4,
-            learning_rate=1e-3,
-            patience=5,
-            dropout=0.2,
-            seed=seed,
-            precision="fp32",
-            target_accuracy=None,
-            augmentation=NO_AUGMENTATION,
-            resize_filter="area",
-        )
-        pictures = load_dataset(data)
-        batches = Batches(
-            MESO4, NO_AUGMENTATION, "area", seed, 4, pictures.train, pictures.validate, workers=2
-        )
-        start = training.starting_point("none", MESO4)
-        model = training.fit(MESO4, recipe, batches, start, tmp_path / str(seed), resume=False)
+        recipe = training.KerasRecipe(**SETTINGS | {"epochs": 1, "seed": seed})
+        plan = Plan(MESO4, recipe, training.starting_point("none", MESO4))
+        batches = Batches(MESO4, recipe, load_dataset(data), workers=2)
+        model = training.fit(plan, batches, tmp_path / str(seed), resume=False)
         weights.append(np.concatenate([array.ravel() for array in model.get_weights()]))
     assert np.mean(weights[0] != weights[1]) > 0.5
 
@@ -471,7 +458,9 @@ def test_training_goes_on_from_a_detector_folder(reference, training, monkeypatc
     arguments = ["--data", data, "--epochs", 1, "--learning-rate", 1e-9, "--batch-size", 8]
     train_here(monkeypatch, *arguments, "--output", output, "--init", reference.output)
     assert load_detector(output).description["training"]["start"] == "detector tiny (scratch)"
-    before, after = (weights_of(folder / training.WEIGHTS) for folder in (reference.output, output))
+    before, after = (
+        weights_of(folder / "model.weights.h5") for folder in (reference.output, output)
+    )
     for name, array in before.items():
         if array.ndim > 1:  # a step of 1e-9 moves the kernels by no more
             np.testing.assert_allclose(after[name], array, atol=1e-7)

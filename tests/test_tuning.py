@@ -16,7 +16,7 @@ from models import ARCHITECTURES, Architecture
 from pipeline.errors import UserError
 from pipeline.runtime import Runtime
 from pipeline.torch_export import export_graph
-from pipeline.torch_training import Classifier
+from pipeline.torch_trainer import Classifier
 from pipeline.tuning import (
     ADAPTER,
     TUNINGS,

@@ -19,15 +19,13 @@ import numpy as np
 from models import MINUS_ONE_TO_ONE, Architecture
 from pipeline.augmentation import NO_AUGMENTATION
 from pipeline.batches import Batches
-from pipeline.dataset import Dataset, load_dataset
-from pipeline.training import StartingPoint
+from pipeline.dataset import load_dataset
+from pipeline.engine import Plan, Recipe, StartingPoint
 
 ARCHITECTURE = Architecture("tiny", "tests.tiny_keras:tiny", 64, MINUS_ONE_TO_ONE, "NHWC")
 WATCHED = Architecture("tiny", "tests.tiny_keras:watched", 64, MINUS_ONE_TO_ONE, "NHWC")
 SETTINGS = {
     "epochs": 3,
-    "head_epochs": 1,
-    "head_learning_rate": 1e-3,
     "batch_size": 4,
     "learning_rate": 1e-3,
     "patience": 9,
@@ -35,7 +33,10 @@ SETTINGS = {
     "seed": 0,
     "precision": "fp32",
     "target_accuracy": None,
+    "augmentation": NO_AUGMENTATION,
+    "resize_filter": "area",
 }
+OF_THE_HEAD = {"head_epochs": 1, "head_learning_rate": 1e-3}
 
 
 def tiny(dropout: float = 0.0):
@@ -89,24 +90,9 @@ def _witness():
 def fingerprints(data: Path) -> list[int]:
     """What `seen` holds for each training picture."""
     dataset = load_dataset(data)
-    batches = _batches(dataset, batch_size=1)
+    batches = Batches(ARCHITECTURE, Recipe(**SETTINGS), dataset, workers=1)
     pictures, _ = batches.augmented(0, range(len(dataset.train)))
     return [int(picture.sum()) for picture in pictures]
-
-
-def _batches(dataset: Dataset, batch_size: int, rank: int = 0, world: int = 1) -> Batches:
-    return Batches(
-        ARCHITECTURE,
-        NO_AUGMENTATION,
-        "area",
-        SETTINGS["seed"],
-        batch_size,
-        dataset.train,
-        dataset.validate,
-        workers=1,
-        rank=rank,
-        world=world,
-    )
 
 
 def given_weights(model) -> None:
@@ -120,21 +106,14 @@ def given_weights(model) -> None:
 
 def train(data: Path, run: Path, architecture=ARCHITECTURE, resume=False, pretrained=True, **given):
     """Train the network on the pictures of `data`; returns the Keras network of the best epoch."""
-    from pipeline import keras_backend, keras_training
+    from pipeline import keras_training
 
-    recipe = keras_training.Recipe(
-        **SETTINGS | given, augmentation=NO_AUGMENTATION, resize_filter="area"
-    )
-    batches = _batches(
-        load_dataset(data),
-        recipe.batch_size * keras_backend.local_devices(),
-        keras_backend.rank(),
-        keras_backend.world(),
-    )
+    recipe = keras_training.KerasRecipe(**SETTINGS | OF_THE_HEAD | given)
+    batches = Batches(ARCHITECTURE, recipe, load_dataset(data), 1, keras_training.share())
     start = StartingPoint("scratch", None)
     if pretrained:
         start = StartingPoint("given", given_weights)
-    return keras_training.fit(architecture, recipe, batches, start, run, resume)
+    return keras_training.fit(Plan(architecture, recipe, start), batches, run, resume)
 
 
 def _kill_after(owner, name: str, number: int) -> None:
@@ -154,7 +133,7 @@ def main() -> None:
     data, run, settings = sys.argv[1:]
     settings = json.loads(settings)
     run = Path(run.format(rank=os.environ.get("RANK", 0)))
-    from pipeline import keras_training
+    from pipeline import keras_callbacks, keras_training
 
     if cpus := settings.pop("cpus", 0):
         import tensorflow as tf
@@ -162,16 +141,16 @@ def main() -> None:
         [processor] = tf.config.list_physical_devices("CPU")
         parts = [tf.config.LogicalDeviceConfiguration()] * cpus
         tf.config.set_logical_device_configuration(processor, parts)
-    keras_training.use("cpu")
+    engine = keras_training.KerasEngine("cpu")
     number, moment = settings.pop("killed", 0), settings.pop("killed_at", "")
     if moment == "batch":
-        _kill_after(keras_training.ProgressBar, "on_train_batch_end", number)
+        _kill_after(keras_callbacks.ProgressBar, "on_train_batch_end", number)
     if moment == "epoch":
-        _kill_after(keras_training, "replace_folder", number)
+        _kill_after(keras_callbacks, "replace_folder", number)
     train(Path(data), run, WATCHED, **settings)
     for device, pictures in seen.items():
         run.with_name(f"seen.{device}").write_text(json.dumps(pictures))
-    print(f"{keras_training.devices()} on {keras_training.device_in_words()}")
+    print(f"{engine.devices()} on {engine.device_in_words()}")
 
 
 if __name__ == "__main__":
