@@ -156,6 +156,7 @@ def test_each_module_of_networks_offers_what_its_framework_needs(name):
         if isinstance(node, ast.FunctionDef):
             defined.add(node.name)
         elif isinstance(node, ast.Assign):
-            defined |= {target.id for target in node.targets}
+            names = (name for target in node.targets for name in ast.walk(target))
+            defined |= {name.id for name in names if isinstance(name, ast.Name)}
     wanted = {member for member in vars(promised) if member[0] != "_"}
     assert wanted | set(promised.__annotations__) <= defined
