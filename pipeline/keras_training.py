@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from models import Architecture, PixelScaling
@@ -41,6 +40,9 @@ from pipeline.training import StartingPoint
 
 keras_backend.choose()
 import keras  # noqa: E402 - only now, on the backend that was chosen
+
+with keras_backend.alone():  # it imports torch, for functions that are not called here
+    from tensorboardX import SummaryWriter
 
 from models.published import load_reversed  # noqa: E402
 from models.xception import HEAD  # noqa: E402

@@ -37,6 +37,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_write, sync_files
 from pipeline.finishing import Trained
 from pipeline.metrics import auc
+from pipeline.processor import has_bf16
 from pipeline.torch_average import MovingAverage
 from pipeline.torch_export import finished
 from pipeline.torch_weights import owned, starting_point  # noqa: F401 - part of the engine
@@ -473,6 +474,10 @@ def uses_bf16(precision: str) -> bool:
         return precision == "bf16"
     if _uses_cuda():
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    return has_bf16(_torch_has_bf16)
+
+
+def _torch_has_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
