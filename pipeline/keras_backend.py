@@ -5,9 +5,9 @@ which is several times slower than TensorFlow on a CPU but not on a GPU. KERAS_B
 environment decides otherwise. Several GPUs of one machine share each step by TensorFlow's
 MirroredStrategy.
 
-TensorFlow and torch are never both in one process: TensorFlow and triton, which torch imports, bring
-an LLVM each, and Python crashes where TensorFlow's comes first. Where torch is loaded already, Keras
-runs on it.
+TensorFlow and torch are never both in one process: TensorFlow and triton, which torch imports,
+bring an LLVM each, and Python crashes where TensorFlow's comes first. Where torch is loaded
+already, Keras runs on it.
 
 Several processes (torchrun, on one machine or many): torch, whose collectives average the
 gradients. TensorFlow's MultiWorkerMirroredStrategy is no way: with Keras 3.15 and TensorFlow 2.21
