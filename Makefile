@@ -1,6 +1,7 @@
 # make demo     set up what scoring needs, and score the sample photos
 # make web      the web page, on http://127.0.0.1:8000
-# make test     set up everything, and run all tests
+# make test     set up everything, and run the tests that take no minutes (docs/testing.md)
+# make test-all the same, and then the slow tests: whole trainings, programs killed many times
 # make lint     style and formatting
 # make bench    speed of scoring and training, against what else people use, in the same run
 # make release  pack the detectors for GitHub Releases: make release BASE_URL=https://…
@@ -10,8 +11,9 @@ PYTHON ?= python3
 VENV ?= .venv
 FACES ?= ../shared/faces
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo web test lint bench reproduce release
+.PHONY: demo web test test-slow test-all lint bench reproduce release
 
 demo: $(VENV)/scoring-is-installed
 	$(BIN)/python infer_xception_efficientnet.py samples --weights weights/efficientnet_lite0
@@ -20,7 +22,12 @@ web: $(VENV)/web-is-installed
 	$(BIN)/python backend.py
 
 test: $(VENV)/everything-is-installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/everything-is-installed
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 lint: $(VENV)/everything-is-installed
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 """Where a network saw the evidence for "fake": heat maps, and the pictures that show them.
 
-Convolutional networks are explained by HiResCAM (Draelos & Carin: "Use HiResCAM instead of Grad-CAM
-for faithful explanations of convolutional neural networks", https://arxiv.org/abs/2011.08891): the
+Convolutional networks are explained by HiResCAM (Draelos & Carin, 2020: "Use HiResCAM instead of
+Grad-CAM for faithful explanations of convolutional neural networks",
+https://arxiv.org/abs/2011.08891): the
 last feature map, multiplied place by place with the gradient of the logit of fake there, summed
 over channels, what is below zero left out. Where a network ends with the mean over all places
 (Xception, EfficientNet, ResNet) this is Grad-CAM itself (Selvaraju et al., ICCV 2017), since the
@@ -97,8 +98,9 @@ class Explainer:
         try:
             self._evidence = look_inside(detector, weights)
         except ModuleNotFoundError as error:
+            package = error.name.partition(".")[0]
             raise UserError(
-                f"Heat maps of {detector.name} need {error.name}, which scoring does without and "
+                f"Heat maps of {detector.name} need {package}, which scoring does without and "
                 "is not installed here: pip install -r requirements.txt"
             ) from None
         self._scaling = detector.architecture.scaling
@@ -228,31 +230,34 @@ def _scaled(evidence: np.ndarray, size: int) -> np.ndarray:
 def _keras_network(detector: Detector, weights: Path):
     from pipeline import keras_backend
 
-    keras_backend.choose("cpu")
+    # Not on TensorFlow: networks of torch may be explained beside this one. Nothing here asks for
+    # the gradients of weights, which oneDNN spoils the memory with where a 1 × 1 convolution of few
+    # channels takes strides (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    keras_backend.choose_torch()
     import keras
+    import torch
 
-    keras_backend.use("cpu")
     network = detector.architecture.build()
     with _weights_refused(detector, weights, ValueError, KeyError, OSError):
         network.load_weights(weights)
+    network.trainable = False
     inside = keras.Model(network.input, [_last_keras_features(network), network.output])
 
     def evidence(pictures: np.ndarray) -> list[np.ndarray]:
-        if keras.backend.backend() == "torch":
-            import torch
-
-            features, logits = inside(pictures, training=False)
-            gradients = torch.autograd.grad(logits.sum(), features)
-            pairs = zip(features, gradients, strict=True)
-            return [(feature * gradient).sum(-1).detach().numpy() for feature, gradient in pairs]
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            features, logits = inside(pictures, training=False)
-        pairs = zip(features, tape.gradient(logits, features), strict=True)
-        return [tf.reduce_sum(feature * gradient, -1).numpy() for feature, gradient in pairs]
+        features, logits = inside(torch.from_numpy(pictures).requires_grad_(), training=False)
+        return _hirescam(features, logits, channels=-1)
 
     return evidence
+
+
+def _hirescam(features: list, logits, channels: int) -> list[np.ndarray]:
+    """Of each of the torch tensors `features` (N, …) that `logits` (N, 1) were computed from: how
+    much its places add to the logit, (N, rows, columns). `channels` is the axis that is summed."""
+    import torch
+
+    gradients = torch.autograd.grad(logits.sum(), features)
+    pairs = zip(features, gradients, strict=True)
+    return [(feature * gradient).sum(channels).detach().numpy() for feature, gradient in pairs]
 
 
 @contextlib.contextmanager
@@ -282,8 +287,6 @@ def _last_keras_features(network) -> list:
 
 def _torch_network(detector: Detector, weights: Path):
     import torch
-    from pytorch_grad_cam import HiResCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     from safetensors import SafetensorError
     from safetensors.torch import load_file
     from timm.models.vision_transformer import VisionTransformer
@@ -292,14 +295,17 @@ def _torch_network(detector: Detector, weights: Path):
         network = detector.architecture.build()
     with _weights_refused(detector, weights, SafetensorError, RuntimeError, OSError):
         network.load_state_dict(load_file(weights), assign=True)
-    network.eval()
+    network.eval().requires_grad_(False)
     if isinstance(network, VisionTransformer):
         return lambda pictures: [_integrated_gradients(network, pictures)]
-    cam = HiResCAM(network, _last_timm_features(network))
+    features: list[torch.Tensor] = []
+    for layer in _last_timm_features(network):
+        layer.register_forward_hook(lambda layer, inputs, output: features.append(output))
 
     def evidence(pictures: np.ndarray) -> list[np.ndarray]:
+        features.clear()
         batch = torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
-        return [cam(batch, [ClassifierOutputTarget(0)] * len(batch))]
+        return _hirescam(features, network(batch.requires_grad_()), channels=1)
 
     return evidence
 

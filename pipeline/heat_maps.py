@@ -22,7 +22,7 @@ NO_EXPLAINER = (
 
 def can_explain() -> bool:
     """Whether what draws heat maps is installed; importing it would take seconds."""
-    needed = ("pipeline.explanation", "torch", "tensorflow")
+    needed = ("pipeline.explanation", "torch", "keras")
     return all(importlib.util.find_spec(name) for name in needed)
 
 

@@ -5,6 +5,10 @@ which is several times slower than TensorFlow on a CPU but not on a GPU. KERAS_B
 environment decides otherwise. Several GPUs of one machine share each step by TensorFlow's
 MirroredStrategy.
 
+TensorFlow and torch are never both in one process: TensorFlow and triton, which torch imports,
+bring an LLVM each, and Python crashes where TensorFlow's comes first. Where torch is loaded
+already, Keras runs on it.
+
 Several processes (torchrun, on one machine or many): torch, whose collectives average the
 gradients. TensorFlow's MultiWorkerMirroredStrategy is no way: with Keras 3.15 and TensorFlow 2.21
 `fit` fails before its first step, where Keras looks at a batch to build the network ("Attempt to
@@ -17,15 +21,15 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from pipeline.engine import world_size
 from pipeline.errors import UserError
 from pipeline.files import quiet_stderr
 from pipeline.machine import usable_cores
+from pipeline.processor import has_nvidia_card
 
 # oneDNN's kernels train Meso4 three times as fast on CPUs where TensorFlow leaves them off.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -35,7 +39,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def choose(device: str = "auto") -> None:
-    """Set Keras to the backend that `use(device)` will want; to be called before Keras is imported.
+    """Import Keras, on the backend that `use(device)` will want.
 
     Keras cannot change its backend later: once it is imported, this does nothing. Raises UserError
     for a backend that cannot train here.
@@ -44,8 +48,9 @@ def choose(device: str = "auto") -> None:
         return
     backend = os.environ.get("KERAS_BACKEND")
     if not backend:
-        gpu = device != "cpu" and _only_torch_sees_a_gpu()
-        backend = "torch" if world_size() > 1 or gpu else "tensorflow"
+        needs_torch = world_size() > 1 or "torch" in sys.modules
+        on_gpu = not needs_torch and device != "cpu" and _only_torch_sees_a_gpu()
+        backend = "torch" if needs_torch or on_gpu else "tensorflow"
     if backend not in ("tensorflow", "torch"):
         raise UserError(f"KERAS_BACKEND={backend}: networks are trained on tensorflow or torch.")
     if backend == "tensorflow" and world_size() > 1:
@@ -53,9 +58,35 @@ def choose(device: str = "auto") -> None:
             "KERAS_BACKEND=tensorflow: several processes train Keras networks on torch only; leave "
             "KERAS_BACKEND unset, or start one process for all GPUs of this machine."
         )
-    os.environ["KERAS_BACKEND"] = backend
-    if backend == "tensorflow":
-        _tensorflow()  # before Keras imports it, and lets it talk
+    _import_keras(backend)
+
+
+def choose_torch() -> None:
+    """Import Keras on torch, whatever the environment says: for what explains or imports networks
+    of both frameworks in one process. Computes on the CPU.
+
+    Raises RuntimeError where Keras runs on TensorFlow already, as in a process that trains.
+    """
+    if "keras" not in sys.modules:
+        _import_keras("torch")
+    if _backend() != "torch":
+        raise RuntimeError("Keras runs on TensorFlow in this process, which keeps torch out of it.")
+    _use_torch("cpu")
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Keep the framework that Keras does not run on out of what is imported in this block: of
+    libraries that take any framework they find."""
+    other = {"tensorflow": "torch", "torch": "tensorflow"}[_backend()]
+    spared = other not in sys.modules
+    if spared:
+        sys.modules[other] = None
+    try:
+        yield
+    finally:
+        if spared:
+            del sys.modules[other]
 
 
 def use(device: str = "auto") -> str:
@@ -160,6 +191,20 @@ def broadcast_object_from_rank0(value: Any) -> Any:
     return values[0]
 
 
+def _import_keras(backend: str) -> None:
+    if backend == "tensorflow":
+        _tensorflow()  # before Keras imports it, and lets it talk
+    before = os.environ.get("KERAS_BACKEND")
+    os.environ["KERAS_BACKEND"] = backend
+    try:
+        import keras  # noqa: F401
+    finally:  # what this process starts chooses for itself
+        if before is None:
+            del os.environ["KERAS_BACKEND"]
+        else:
+            os.environ["KERAS_BACKEND"] = before
+
+
 def _backend() -> str:
     import keras
 
@@ -221,30 +266,27 @@ def _use_torch(device: str) -> str:
 
 
 def _only_torch_sees_a_gpu() -> bool:
-    # Importing torch takes seconds: not without a sign that there may be a GPU.
-    if not (sys.platform == "darwin" or Path("/dev/nvidiactl").exists()):
+    # Asking takes seconds: not without a sign that there may be a GPU.
+    if not (sys.platform == "darwin" or has_nvidia_card()):
         return False
     if importlib.util.find_spec("torch") is None:
         return False
-    import torch
+    seen_by_torch = "torch.cuda.is_available() or torch.backends.mps.is_available()"
+    seen_by_tensorflow = "bool(tensorflow.config.list_physical_devices('GPU'))"
+    return _is_true("torch", seen_by_torch) and not _is_true("tensorflow", seen_by_tensorflow)
 
-    seen = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return seen and not _tensorflow_sees_a_gpu()
 
-
-def _tensorflow_sees_a_gpu() -> bool:
-    # In a process of its own: TensorFlow imports Keras, which then keeps its backend.
-    ask = "import sys, tensorflow; sys.exit(not tensorflow.config.list_physical_devices('GPU'))"
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+def _is_true(framework: str, expression: str) -> bool:
+    """What a framework says, in a process of its own: this one is to have one of them."""
+    ask = f"import sys, {framework}; sys.exit(not ({expression}))"
+    environment = {**os.environ, "KERAS_BACKEND": framework}  # TensorFlow imports Keras
     done = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True)
     return done.returncode == 0
 
 
 def _tensorflow():
-    # TensorFlow and triton, which torch's side may import later, bring an LLVM each: Python crashes
-    # unless triton comes first.
-    with contextlib.suppress(ImportError):
-        import triton  # noqa: F401
+    if "torch" in sys.modules:
+        raise RuntimeError("This process has torch, which keeps TensorFlow out of it.")
     with quiet_stderr():  # TensorFlow tells at length which devices it has not found
         import tensorflow as tf
 

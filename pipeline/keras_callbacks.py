@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from pipeline import keras_backend
@@ -18,6 +17,9 @@ from pipeline.files import atomic_write, recover_folder, replace_folder
 
 keras_backend.choose()
 import keras  # noqa: E402 - only now, on the backend that was chosen
+
+with keras_backend.alone():  # it imports torch, for functions that are not called here
+    from tensorboardX import SummaryWriter
 
 
 class TrainingState(keras.callbacks.Callback):

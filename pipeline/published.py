@@ -11,6 +11,8 @@ not.
 
 import hashlib
 import importlib.util
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -170,7 +172,30 @@ def _fine_tuned(path: Path) -> Published:
 def _fill_with_keras(
     architecture: Architecture, path: Path, folder: Path, fake_output: int = 0
 ) -> None:
-    """`fake_output`: with 1 the weights mean P(fake), with 0 P(real)."""
+    """`fill_with_keras` in a process of its own, on TensorFlow: this one may need torch later."""
+    repository = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.published", architecture.name]
+        + [str(path.resolve()), str(folder.resolve()), str(fake_output)],
+        cwd=repository,
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        capture_output=True,
+        encoding="utf-8",
+        errors="backslashreplace",
+    )
+    if done.returncode:
+        reason = done.stderr.strip() or f"the import ended with code {done.returncode}"
+        raise UserError(f"{path}: {reason.splitlines()[-1]}")
+
+
+def fill_with_keras(
+    architecture: Architecture, path: Path, folder: Path, fake_output: int = 0
+) -> None:
+    """Write the graph and the weights of a Keras network that others trained into `folder`.
+
+    `fake_output`: with 1 the weights mean P(fake), with 0 P(real). Raises ValueError where the file
+    holds another network.
+    """
     from pipeline.keras_export import WEIGHTS, export_graph  # before another imports TensorFlow
 
     from models.published import load_reversed  # isort: skip
@@ -179,8 +204,8 @@ def _fill_with_keras(
     try:
         model.load_weights(path) if fake_output else load_reversed(model, path)
     except (ValueError, KeyError, OSError) as error:
-        raise UserError(
-            f"{path}: these are not the weights of a {architecture.name} with the usual head "
+        raise ValueError(
+            f"these are not the weights of a {architecture.name} with the usual head "
             f"({str(error).splitlines()[0]})."
         ) from None
     if architecture.name == "efficientnet_b0":
@@ -247,3 +272,11 @@ def _convert(published: Published, folder: Path, weights: Path, fake: FakeClass 
         description["fake_class"] = fake.as_section()
     with write_detector(folder, description) as new:
         published.fill(new, fake)
+
+
+if __name__ == "__main__":
+    name, weights, target, fake_output = sys.argv[1:]
+    try:
+        fill_with_keras(ARCHITECTURES[name], Path(weights), Path(target), int(fake_output))
+    except ValueError as error:
+        sys.exit(str(error))

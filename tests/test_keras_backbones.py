@@ -168,7 +168,10 @@ def test_every_weight_of_the_backbone_comes_from_imagenet(name, imagenet):
         np.testing.assert_array_equal(ours, weight)
 
 
-@pytest.mark.parametrize("script", ["train_xception.py", "train_efficientnet.py"])
+@pytest.mark.parametrize(
+    "script",
+    ["train_xception.py", pytest.param("train_efficientnet.py", marks=pytest.mark.slow)],
+)
 def test_without_a_network_imagenet_is_refused_before_the_audit(script, data, tmp_path):
     nowhere = {"https_proxy": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path / "keras")}
     done = subprocess.run(
@@ -251,6 +254,7 @@ def test_from_scratch_everything_learns_from_the_first_epoch_on(data, tmp_path, 
     }
 
 
+@pytest.mark.slow
 def test_training_stops_at_the_target_accuracy(data, tmp_path):
     settings = {"epochs": 4, "head_epochs": 1, "learning_rate": 0.01}
     train(data, tmp_path / "all", **settings)

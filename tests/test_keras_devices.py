@@ -256,10 +256,3 @@ def test_bfloat16_trains_a_detector_that_computes_in_32_bits(backend, data, tmp_
     assert (
         load_detector(tmp_path / "out").description["training"]["arguments"]["precision"] == "bf16"
     )
-
-
-def test_keras_and_torch_train_in_one_process():
-    """Published weights are imported with Keras, then a torch network is explained, in one report;
-    Python crashed where TensorFlow came before triton."""
-    done = run((sys.executable, "-c"), "from pipeline import keras_training, torch_training")
-    assert done.returncode == 0, done.stderr

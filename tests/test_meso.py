@@ -43,7 +43,14 @@ def test_the_network_ends_in_a_logit(name):
 
 
 @needs_shared
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Meso4_DF",
+        "MesoInception_F2F",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("Meso4_F2F", "MesoInception_DF")),
+    ],
+)
 def test_the_published_files_give_the_published_outputs_from_the_command_line(name, tmp_path):
     output = tmp_path / "rows.jsonl"
     command = [sys.executable, f"infer_{PUBLISHED[name]}.py", SHARED / "mesonet" / "images"]

@@ -11,9 +11,10 @@ import pytest
 from pipeline.detector import INT8_GRAPH, check_folder, load_detector, write_detector
 from pipeline.errors import UserError
 from pipeline.precision import FEWEST_FACES, choose_precision
+from pipeline.processor import has_bf16
 from pipeline.runtime import Runtime, is_available
 from pipeline.weights import _safe_path
-from tests.conftest import DETECTOR, REPOSITORY
+from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY
 from tests.shared import SHARED, needs_shared
 from tests.tiny_dataset import make_dataset
 from tests.tiny_detectors import make_detector
@@ -88,16 +89,53 @@ def test_too_few_faces_are_refused_and_nothing_is_touched(tmp_path):
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_precision_that_the_processor_lacks_is_passed_over_and_said(tmp_path, capsys):
-    if is_available("bf16"):
-        pytest.skip("this processor has bfloat16")
+@pytest.fixture
+def prefers_bf16(tmp_path) -> Path:
+    """A detector folder whose first precision is bf16, and beside it `plain`, the same without."""
     plain = make_detector(tmp_path / "plain", "meso4", gain=3.0)
+    return copy_of(plain, tmp_path / "meso4", precision={"order": ["bf16", "fp32"]})
+
+
+def test_a_precision_that_the_processor_lacks_is_passed_over_and_said(
+    prefers_bf16, monkeypatch, capsys
+):
+    monkeypatch.setenv("DEEPFAKE_BF16", "0")
     pixels = np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), np.uint8)
+    plain = prefers_bf16.with_name("plain")
     expected = Runtime.of(load_detector(plain)).logits(pixels)
     assert capsys.readouterr().err == ""
-    folder = copy_of(plain, tmp_path / "meso4", precision={"order": ["bf16", "fp32"]})
-    np.testing.assert_array_equal(Runtime.of(load_detector(folder)).logits(pixels), expected)
-    assert capsys.readouterr().err == "plain: this processor has no bf16: scoring in fp32.\n"
+    logits = Runtime.of(load_detector(prefers_bf16)).logits(pixels)
+    np.testing.assert_array_equal(logits, expected)
+    [line] = capsys.readouterr().err.splitlines()
+    assert "plain" in line and "bf16" in line and "fp32" in line
+    assert not is_available("bf16") and is_available("fp32")
+
+
+def test_a_precision_that_the_processor_has_is_used(prefers_bf16, monkeypatch, capsys):
+    """Where it is granted without being there, OpenVINO takes bf16 for what it has."""
+    monkeypatch.setenv("DEEPFAKE_BF16", "1")
+    assert is_available("bf16")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), np.uint8)
+    expected = Runtime.of(load_detector(prefers_bf16.with_name("plain"))).logits(pixels)
+    logits = Runtime.of(load_detector(prefers_bf16)).logits(pixels)
+    np.testing.assert_allclose(logits, expected, rtol=2**-6)  # bf16 has 8 bits
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_the_setting_overrules_the_processor(monkeypatch, answer):
+    for setting, expected in (("", answer), ("0", False), ("1", True)):
+        monkeypatch.setenv("DEEPFAKE_BF16", setting)
+        assert has_bf16(lambda: answer) is expected
+    monkeypatch.delenv("DEEPFAKE_BF16")
+    assert has_bf16(lambda: answer) is answer
+
+
+def test_another_setting_is_refused_in_a_sentence(prefers_bf16, infer, monkeypatch):
+    monkeypatch.setenv("DEEPFAKE_BF16", "yes")
+    done = infer(FACE_SAMPLE, "--weights", prefers_bf16)
+    assert done.returncode == 2
+    assert b"DEEPFAKE_BF16=yes" in done.stderr and b"Traceback" not in done.stderr
 
 
 def test_an_unknown_precision_is_refused(tmp_path):

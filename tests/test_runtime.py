@@ -1,6 +1,7 @@
 """The graph that scoring runs gives what the trained network gives, from the pixels of a file."""
 
 import importlib.util
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from models import ARCHITECTURES, Architecture, PixelScaling
+from pipeline import processor, runtime
 from pipeline.errors import UserError
 from pipeline.images import read_image, resize
 from pipeline.runtime import Runtime, cache_folder
@@ -193,8 +195,77 @@ def test_a_graph_stored_for_another_network_is_not_taken(tmp_path):
     np.testing.assert_allclose(logits, [444, 222] * 2)
 
 
-def test_cuda_is_refused(tmp_path):
-    if importlib.util.find_spec("onnxruntime"):
-        pytest.skip("onnxruntime is installed")
-    with pytest.raises(UserError, match="--device cuda"):
-        Runtime(tmp_path / "model.onnx", ARCHITECTURES["meso4"], "cuda")
+# An NVIDIA card, whether this machine has one or not
+
+
+@pytest.fixture
+def onnxruntime(monkeypatch, tmp_path):
+    """Sets which of onnxruntime's packages is installed beside an NVIDIA card: a function of its
+    source, or of None where there is none."""
+    monkeypatch.setattr(processor, "NVIDIA_DRIVER", tmp_path / "nvidiactl")
+    processor.NVIDIA_DRIVER.touch()
+    runtime._say_once.cache_clear()
+
+    def install(source: str | None) -> None:
+        if source is None:
+            monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+            monkeypatch.setitem(sys.modules, "onnxruntime", None)
+            return
+        (tmp_path / "packages").mkdir()
+        (tmp_path / "packages" / "onnxruntime.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path / "packages")
+        monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+
+    yield install
+    sys.modules.pop("onnxruntime", None)
+
+
+FOR_CPUS = "def get_available_providers():\n    return ['CPUExecutionProvider']\n"
+WITHOUT_LIBRARIES = """
+def get_available_providers():
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+class InferenceSession:
+    def __init__(self, path, providers):
+        pass
+    def get_providers(self):
+        return ["CPUExecutionProvider"]
+"""
+BROKEN_DRIVER = WITHOUT_LIBRARIES.replace("pass", "raise RuntimeError('CUDA failure 999')")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (FOR_CPUS, "onnxruntime-gpu"),
+        (WITHOUT_LIBRARIES, "nvidia-smi"),
+        (BROKEN_DRIVER, "CUDA failure 999"),
+        (None, None),
+    ],
+    ids=["for CPUs", "without libraries", "broken driver", "none"],
+)
+def test_where_the_card_is_of_no_use_auto_takes_the_cpu_and_says_so(
+    onnxruntime, source, said, tmp_path, capsys
+):
+    graph = weighted_sum(tmp_path / "model.onnx", "NHWC")
+    architecture = Architecture("tested", "", 2, PixelScaling((0,) * 3, (1,) * 3), "NHWC")
+    pixels = np.ones((1, 2, 2, 3), np.uint8)
+    onnxruntime(source)
+    for _ in range(2):  # for every detector, but said once
+        assert Runtime(graph, architecture, "auto").logits(pixels) == [444]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bool(said)
+    if said:
+        assert said in lines[0] and "CPU" in lines[0]
+    assert Runtime(graph, architecture, "cpu").logits(pixels) == [444]
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match=f"--device cuda: .*{said or 'onnxruntime-gpu'}"):
+        Runtime(graph, architecture, "cuda")
+
+
+def test_without_a_card_auto_does_not_look_for_onnxruntime(onnxruntime, tmp_path, capsys):
+    onnxruntime("raise SystemExit('imported')")
+    processor.NVIDIA_DRIVER.unlink()
+    graph = weighted_sum(tmp_path / "model.onnx", "NHWC")
+    architecture = Architecture("tested", "", 2, PixelScaling((0,) * 3, (1,) * 3), "NHWC")
+    Runtime(graph, architecture, "auto")
+    assert capsys.readouterr().err == ""

@@ -45,9 +45,11 @@ from tests.tiny_dataset import make_dataset
 from tests.tiny_timm import RESNET, VIT, faces
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-EPOCHS, PATIENCE, STEPS = 8, 2, 3  # steps an epoch
+EPOCHS, PATIENCE, STEPS = 40, 2, 3  # steps an epoch; it stops long before the last epoch
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["tests.test_torch_training", "onnxscript", "openvino"])
+
+EXACT = ("--precision", "fp32")  # where figures are compared, on a processor with bf16 as well
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -70,7 +72,9 @@ TRAININGS = {
 # ---- trainings in processes of their own
 
 
-def run_training(log: Path, *arguments: object, killed=None, every_step=False, ranks=1) -> list:
+def run_training(
+    log: Path, *arguments: object, killed=None, every_step=False, ranks=1, **environment: str
+) -> list:
     """Run train_vit.py to its end, or until its first process is `killed` (moment, how many).
 
     What it says goes to the file `log`. With `every_step` there is a checkpoint after each step.
@@ -83,6 +87,7 @@ def run_training(log: Path, *arguments: object, killed=None, every_step=False, r
     for rank in range(ranks):
         together = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
         together |= {"LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1"}
+        variables = environment | ({} if ranks == 1 else together)
         processes.append(
             FORKED.Process(
                 target=_train,
@@ -91,7 +96,7 @@ def run_training(log: Path, *arguments: object, killed=None, every_step=False, r
                     [str(argument) for argument in arguments],
                     None if rank else killed,
                     every_step,
-                    {name: str(value) for name, value in together.items()} if ranks > 1 else {},
+                    {name: str(value) for name, value in variables.items()},
                 ),
             )
         )
@@ -183,7 +188,8 @@ def reference(data, own_cache, tmp_path_factory, request):
         if name not in done:
             folder = tmp_path_factory.mktemp("reference")
             arguments = ["--data", data, "--init", "none", "--epochs", EPOCHS, "--workers", 2]
-            arguments += ["--patience", PATIENCE, "--learning-rate", 3e-3, *TRAININGS[name]]
+            arguments += ["--patience", PATIENCE, "--learning-rate", 3e-3, *EXACT]
+            arguments += TRAININGS[name]
             log, output = folder / "log", folder / "tiny"
             assert run_training(log, *arguments, "--output", output) == [0], log.read_text()
             run = output.with_name("tiny.run")
@@ -284,19 +290,20 @@ def test_an_unfinished_training_is_not_resumed_with_other_settings(data, tmp_pat
     log = tmp_path / "log"
     assert run_training(log, *arguments, killed=("step", 1)) == [-signal.SIGKILL]
     assert run_training(log, *arguments, "--resume", "--ema", 0.5) == [2]
-    assert "ema (was 0.998, is 0.5)" in log.read_text()
+    assert re.search(r"\bema\b.* 0\.998\b.* 0\.5\b", log.read_text())
     assert run_training(log, *arguments, "--resume", "--tuning", "probe") == [2]
-    assert "tuning (was full, is probe)" in log.read_text()
+    assert re.search(r"\btuning\b.* full\b.* probe\b", log.read_text())
 
 
 # ---- what a training leaves behind
 
 
-def train_only(folder: Path, name: str, *arguments: object, ranks: int = 1) -> Path:
+def train_only(folder: Path, name: str, *arguments: object, **settings) -> Path:
     """Train for the detector `folder`/`name`, but do not write it; the training's folder."""
     log = folder / f"{name}.log"
     output = folder / name
-    codes = run_training(log, *arguments, "--output", output, killed=("training", 1), ranks=ranks)
+    arguments = [*arguments, "--output", output]
+    codes = run_training(log, *arguments, killed=("training", 1), **settings)
     assert codes[0] == -signal.SIGKILL, log.read_text()
     return output.with_name(f"{name}.run")
 
@@ -311,10 +318,10 @@ def test_a_training_on_forgeries_killed_and_resumed_ends_with_the_same_bits(data
     codes = run_training(log, *arguments, "--output", output, killed=("step", 9), every_step=True)
     assert codes == [-signal.SIGKILL], log.read_text()
     assert run_training(log, *arguments, "--cutmix", 0.3, "--output", output, "--resume") == [2]
-    assert "cutmix (was 0.4, is 0.3)" in log.read_text()
+    assert re.search(r"\bcutmix\b.* 0\.4\b.* 0\.3\b", log.read_text())
     run = train_only(tmp_path, "tiny", *arguments, "--resume")
     said = (tmp_path / "tiny.log").read_text()
-    assert "An epoch shows 13 real (13) and 13 fake (13 self-blended)." in said
+    assert "13 real (13) and 13 fake (13 self-blended)" in said
     assert without_time(read_history(run)) == without_time(read_history(expected))
     assert_same(state_of(run), state_of(expected))
 
@@ -337,14 +344,20 @@ def tiny_architectures(monkeypatch):
 def test_the_detector_has_the_weights_of_the_best_epoch(reference, data, tiny_architectures):
     done = reference("vit, full")
     aucs = [line["val_auc"] for line in done.history]
-    assert aucs[-1] < max(aucs) - 0.02, "the last epoch was as good: nothing can be told apart"
     assert auc_of(done.output, data) == pytest.approx(max(aucs), abs=1e-6)
     description = load_detector(done.output).description
     assert description["metrics"]["auc"] == pytest.approx(max(aucs), abs=1e-6)
     assert description["training"]["best_epoch"] == 1 + int(np.argmax(aucs))
-    assert len(aucs) == min(EPOCHS, 1 + int(np.argmax(aucs)) + PATIENCE)
-    best, network = load_file(done.run / "best.safetensors"), load_file(done.output / WEIGHTS)
-    assert_same({name.removeprefix("network."): value for name, value in best.items()}, network)
+    assert len(aucs) == 1 + int(np.argmax(aucs)) + PATIENCE < EPOCHS
+    best, last = (weights_of(done.run, name) for name in ("best", "average"))
+    assert_same(best, load_file(done.output / WEIGHTS))
+    assert not all(torch.equal(best[name], last[name]) for name in last)
+
+
+def weights_of(run: Path, name: str) -> dict[str, torch.Tensor]:
+    """The network's weights in a file of a run, or of its last checkpoint."""
+    [path] = [*run.glob(f"{name}.safetensors"), *run.glob(f"checkpoint-*/{name}.safetensors")]
+    return {key.removeprefix("network."): value for key, value in load_file(path).items()}
 
 
 @pytest.mark.slow
@@ -372,21 +385,19 @@ def test_a_network_tuned_with_lora_is_written_merged_and_with_its_adapter(
 @pytest.mark.parametrize(
     ("name", "learning"),
     [
-        ("vit, full", "full: 50,689 of 50,689 parameters learn (100.00%), fp32"),
+        ("vit, full", {"full", "50,689", "100.00%", "fp32"}),
         # 2 layers of 2 blocks get 16 · (32 + 32) parameters; the head has 33
-        ("vit, lora", "lora: 4,129 of 54,785 parameters learn (7.54%), fp32"),
+        ("vit, lora", {"lora", "4,129", "54,785", "7.54%", "fp32"}),
     ],
 )
 def test_what_is_said(reference, name, learning):
     said = reference(name).log.read_text()
     _, after_audit = said.split("Fingerprint: ")
     lines = [line for line in re.split(r"[\r\n]+", after_audit)[1:] if line]
-    assert {line for line in lines if not line.startswith("epoch ")} == {
-        "Training tiny_vit on CPU (2 cores), start: scratch.".replace("2", str(os.cpu_count())),
-        f"Tuning {learning}.",
-        lines[-1],
-    }
-    assert lines[-1].startswith(f"{reference(name).output}: validation AUC 0.")
+    training, tuning, result = (line for line in lines if not line.startswith("epoch "))
+    assert "tiny_vit" in training and f"({os.cpu_count()} cores)" in training
+    assert learning <= set(re.findall(r"[\w.,%]*[\w%]", tuning))
+    assert result.startswith(f"{reference(name).output}: ")
     epochs = len(reference(name).history)
     finished = [line for line in lines if "100%" in line and "val_auc" in line]
     assert len({line.split(":")[0] for line in finished}) == epochs
@@ -451,7 +462,7 @@ def test_a_short_training_learns_and_stops_at_the_target(tmp_path):
             picture.save(path)
     arguments = ["--data", data, "--init", "none", "--architecture", "tiny_resnet"]
     arguments += ["--gradient-accumulation", 1, "--batch-size", 8, "--learning-rate", 3e-3]
-    arguments += ["--epochs", 10, "--patience", 10, "--target-accuracy", 0.8]
+    arguments += ["--epochs", 10, "--patience", 10, "--target-accuracy", 0.8, *EXACT]
     history = read_history(train_only(tmp_path, "tiny", *arguments))
     accuracies = [line["val_accuracy"] for line in history]
     assert max(accuracies[:-1]) < 0.8 <= accuracies[-1]
@@ -468,7 +479,7 @@ def test_a_loss_that_is_no_number_ends_with_a_sentence(data, tmp_path):
         codes = run_training(log, *arguments, "--gradient-accumulation", accumulation)
         said = log.read_text()
         assert codes == [2], said
-        assert said.splitlines()[-1].startswith("train_vit.py: The network's outputs are no longer")
+        assert "--learning-rate" in said.splitlines()[-1]
         assert "Traceback" not in said
     assert not (tmp_path / "tiny").exists()
 
@@ -480,7 +491,7 @@ def test_targets_that_match_nothing_end_with_a_sentence(data, tmp_path):
     arguments += ["--tuning", "lora", "--lora-targets", "nowhere,else"]
     assert run_training(log, *arguments, "--output", tmp_path / "tiny") == [2]
     # At once: before the audit, and without leaving a run that would have to be resumed.
-    assert log.read_text().startswith("train_vit.py: --lora-targets nowhere,else: tiny_vit has no")
+    assert log.read_text().startswith("train_vit.py: --lora-targets nowhere,else: tiny_vit ")
     assert "Traceback" not in log.read_text()
     assert not (tmp_path / "tiny.run").exists()
 
@@ -500,7 +511,7 @@ def test_a_network_trained_in_bfloat16_is_exported_in_fp32(data, tmp_path, tiny_
     arguments = ["--data", data, "--init", "none", *TRAININGS["resnet, lora"], "--epochs", 2]
     arguments += ["--precision", "bf16", "--output", output]
     assert run_training(log, *arguments) == [0], log.read_text()
-    assert "parameters learn (34.83%), bf16." in log.read_text()
+    assert "(34.83%), bf16." in log.read_text()
     weights = load_file(output / WEIGHTS)
     kinds = {value.dtype for value in weights.values()}
     assert kinds == {torch.float32, torch.int64}  # the latter counts batches
@@ -512,19 +523,35 @@ def test_a_network_trained_in_bfloat16_is_exported_in_fp32(data, tmp_path, tiny_
     assert low[0]["loss"] == pytest.approx(read_history(exact)[0]["loss"], abs=0.02)
 
 
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs /proc/cpuinfo")
-def test_bfloat16_is_chosen_where_the_processor_has_it():
-    words = set(Path("/proc/cpuinfo").read_text().split())
-    assert uses_bf16("auto", "cpu") == bool(words & {"avx512_bf16", "amx_bf16"})
-    assert uses_bf16("bf16", "cpu")
-    assert not uses_bf16("fp32", "cpu")
+@pytest.mark.slow
+@pytest.mark.parametrize(("setting", "precision"), [("0", "fp32"), ("1", "bf16")])
+def test_bfloat16_is_chosen_and_said_where_the_processor_has_it(data, tmp_path, setting, precision):
+    arguments = ["--data", data, "--init", "none", "--architecture", "tiny_vit", "--epochs", 1]
+    chosen = train_only(tmp_path, "auto", *arguments, DEEPFAKE_BF16=setting)
+    [said] = [line for line in (tmp_path / "auto.log").read_text().splitlines() if "Tuning" in line]
+    assert said.endswith(f", {precision}.")
+    asked = train_only(tmp_path, "asked", *arguments, "--precision", precision)
+    assert without_time(read_history(chosen)) == without_time(read_history(asked))
+
+
+def test_bfloat16_is_used_where_the_processor_has_it(monkeypatch):
+    for setting, expected in (("0", False), ("1", True)):
+        monkeypatch.setenv("DEEPFAKE_BF16", setting)
+        assert uses_bf16("auto", "cpu") is expected
+        assert uses_bf16("bf16", "cpu")
+        assert not uses_bf16("fp32", "cpu")
+    monkeypatch.delenv("DEEPFAKE_BF16")
+    if Path("/proc/cpuinfo").exists():  # elsewhere nothing tells but torch itself
+        words = set(Path("/proc/cpuinfo").read_text().split())
+        expected = bool(words & {"avx512_bf16", "amx_bf16"})
+        assert uses_bf16("auto", "cpu") is expected
 
 
 # ---- several processes
 
 TOGETHER = [
     *("--architecture", "tiny_vit", "--init", "none", "--workers", 1, "--gradient-accumulation", 2),
-    *("--learning-rate", 1e-3, "--ema", 0.9, "--epochs", 3),
+    *("--learning-rate", 1e-3, "--ema", 0.9, "--epochs", 3, *EXACT),
 ]
 
 
@@ -629,7 +656,7 @@ def test_two_processes_killed_and_resumed_end_with_the_same_bits(data, tmp_path)
 @pytest.mark.slow
 def test_two_processes_agree_on_the_statistics_of_batch_normalization(data, tmp_path):
     arguments = ["--data", data, "--init", "none", "--architecture", "tiny_resnet", "--epochs", 2]
-    arguments += ["--batch-size", 2, "--learning-rate", 1e-3, "--tuning", "lora"]
+    arguments += ["--batch-size", 2, "--learning-rate", 1e-3, "--tuning", "lora", *EXACT]
     run = train_only(tmp_path, "tiny", *arguments, ranks=2)
     network = Classifier(tune(RESNET.build(), RESNET, Tuning("lora")), "lora")
     network.load_state_dict(load_file(run / "best.safetensors"))
@@ -659,7 +686,7 @@ def test_a_detector_that_train_vit_made_scores_with_infer_vit(infer, tmp_path):
     data = make_dataset(tmp_path / "data", train=8, validate=8)
     output = tmp_path / "weights" / "mine"
     arguments = ["--data", data, "--architecture", "vit_tiny_patch16_224", "--init", "none"]
-    arguments += ["--epochs", 1, "--batch-size", 4, "--output", output]
+    arguments += ["--epochs", 1, "--batch-size", 4, "--output", output, *EXACT]
     done = infer(*arguments, script="train_vit.py")
     assert done.returncode == 0, done.stderr.decode()
     assert b"Traceback" not in done.stderr

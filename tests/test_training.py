@@ -6,6 +6,7 @@ validation AUC goes up and down by chance: on any machine it stops early, after 
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -34,13 +35,14 @@ from pipeline.runs import read_history
 from pipeline.runtime import Runtime
 from pipeline.scoring import Scorer
 from pipeline.shares import wilson
+from tests.conftest import DETECTOR
 from tests.shared import SHARED, needs_shared
 from tests.tiny_dataset import make_dataset
 from tests.tiny_keras import SETTINGS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MESO4 = ARCHITECTURES["meso4"]
-EPOCHS, PATIENCE, STEPS = 12, 2, 3
+EPOCHS, PATIENCE, STEPS = 40, 2, 3  # it stops long before, or the AUC would rise 20 times
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -101,13 +103,19 @@ def run_training(*arguments: object, killed: tuple[str, int] | None = None):
 
 
 @pytest.fixture(scope="module")
-def reference(own_cache, tmp_path_factory) -> SimpleNamespace:
-    """A finished training: its `data` (with two broken pictures), `arguments`, `output`, `run`,
-    `history`, and what it said."""
+def data(tmp_path_factory) -> Path:
+    """Pictures to train and to validate with, and among each a broken one."""
+    folder = tmp_path_factory.mktemp("data")
+    make_dataset(folder, train=24, validate=32, strength=0, names=("train", "val"))
+    (folder / "train" / "real" / "torn.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    (folder / "val" / "fake" / "empty.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(own_cache, data, tmp_path_factory) -> SimpleNamespace:
+    """A finished training: its `data`, `arguments`, `output`, `run`, `history`; what it said."""
     folder = tmp_path_factory.mktemp("reference")
-    data = make_dataset(folder / "data", train=24, validate=32, strength=0, names=("train", "val"))
-    (data / "train" / "real" / "torn.jpg").write_bytes(b"\xff\xd8\xff no picture")
-    (data / "val" / "fake" / "empty.png").write_bytes(b"")
     arguments = ["--data", data, "--epochs", EPOCHS, "--patience", PATIENCE, "--batch-size", 8]
     arguments += ["--learning-rate", 0.01, "--dropout", 0.2, "--workers", 2]
     output = folder / "weights" / "tiny"
@@ -171,6 +179,7 @@ def validation_scores(folder: Path, data: Path) -> tuple[np.ndarray, np.ndarray]
 # ---- what a training leaves behind
 
 
+@pytest.mark.slow
 def test_training_stops_when_the_validation_auc_no_longer_rises(reference):
     aucs = [line["val_auc"] for line in reference.history]
     assert [line["epoch"] for line in reference.history] == [*range(1, len(aucs) + 1)]
@@ -180,18 +189,23 @@ def test_training_stops_when_the_validation_auc_no_longer_rises(reference):
     assert (training["best_epoch"], training["epochs_run"]) == (best + 1, len(aucs))
 
 
+@pytest.mark.slow
 def test_the_detector_has_the_weights_of_the_best_epoch(reference):
     aucs = [line["val_auc"] for line in reference.history]
-    assert aucs[-1] < max(aucs) - 0.004, "the last epoch was as good: nothing can be told apart"
+    best, last = (reference.run / "state" / f"{name}.weights.h5" for name in ("best", "last"))
+    written = reference.output / "model.weights.h5"
+    assert same_weights(written, best)
+    assert not same_weights(written, last)
     labels, probabilities = validation_scores(reference.output, reference.data)
     assert len(labels) == 32
     scored = auc(labels, probabilities)
     assert scored == pytest.approx(max(aucs), abs=2e-3)
-    written = load_detector(reference.output).description["metrics"]
-    assert scored == pytest.approx(written["auc"], abs=1e-9)
-    assert written["images"] == {"real": 16, "fake": 16}
+    metrics = load_detector(reference.output).description["metrics"]
+    assert scored == pytest.approx(metrics["auc"], abs=1e-9)
+    assert metrics["images"] == {"real": 16, "fake": 16}
 
 
+@pytest.mark.slow
 def test_every_section_of_the_description_is_there(reference):
     description = check_folder(reference.output)
     assert description["format"] == 1
@@ -224,6 +238,7 @@ def test_every_section_of_the_description_is_there(reference):
     assert 0 <= description["export"]["largest_difference"] <= 1e-4
 
 
+@pytest.mark.slow
 def test_every_file_is_there_and_as_listed(reference):
     listed = load_detector(reference.output).description["files"]
     found = {path.name for path in reference.output.iterdir()}
@@ -249,6 +264,7 @@ def test_every_file_is_there_and_as_listed(reference):
     )
 
 
+@pytest.mark.slow
 def test_the_model_card_tells_the_measured_figures(reference):
     card = (reference.output / "README.md").read_text(encoding="utf-8")
     description = load_detector(reference.output).description
@@ -264,6 +280,7 @@ def test_the_model_card_tells_the_measured_figures(reference):
     assert "{" not in card
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_events(reference):
     events = EventAccumulator(str(reference.run / "tensorboard"))
     events.Reload()
@@ -272,10 +289,11 @@ def test_tensorboard_gets_events(reference):
         assert logged == pytest.approx({line["epoch"]: line[name] for line in reference.history})
 
 
+@pytest.mark.slow
 def test_unreadable_pictures_are_named_and_left_out(reference):
     assert "train/real/torn.jpg: " in reference.stderr
     assert "val/fake/empty.png: " in reference.stderr
-    assert "2 pictures cannot be read and are left out" in reference.stderr
+    assert "2 pictures cannot be read" in reference.stderr
     audit = json.loads((reference.run / "audit.json").read_text())
     assert [found["path"] for found in audit["unreadable"]] == [
         "train/real/torn.jpg",
@@ -286,6 +304,7 @@ def test_unreadable_pictures_are_named_and_left_out(reference):
     assert description["metrics"]["images"] == {"real": 16, "fake": 16}
 
 
+@pytest.mark.slow
 def test_the_result_is_said_in_one_line(reference):
     assert reference.stdout.count("\n") == 1
     assert reference.stdout.startswith(f"{reference.output}: validation AUC 0.")
@@ -294,6 +313,7 @@ def test_the_result_is_said_in_one_line(reference):
     assert "oneDNN" not in reference.stderr and "InitializeLog" not in reference.stderr
 
 
+@pytest.mark.slow
 def test_the_detector_scores_from_the_command_line(reference, infer, tmp_path):
     rows = tmp_path / "rows.jsonl"
     folder = reference.data / "val" / "real"
@@ -307,6 +327,7 @@ def test_the_detector_scores_from_the_command_line(reference, infer, tmp_path):
     np.testing.assert_allclose(scored, expected[labels == 0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_weights_file_and_the_graph_are_the_same_network(reference, training):
     model = MESO4.build()
     model.load_weights(reference.output / "model.weights.h5")
@@ -338,6 +359,7 @@ def test_the_same_seed_gives_the_same_detector(reference, tmp_path):
     np.testing.assert_array_equal(logits, expected)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_network(training, tmp_path):
     data = make_dataset(tmp_path / "data", train=8, validate=8)
     weights = []
@@ -401,7 +423,7 @@ def test_a_detector_trains_without_a_single_fake_killed_and_resumed(tmp_path):
     expected, output = tmp_path / "expected", tmp_path / "killed"
     done = run_training(*arguments, "--output", expected)
     assert done.returncode == 0, done.stderr
-    assert "An epoch shows 12 real (12) and 12 fake (12 self-blended)." in done.stderr
+    assert "12 real (12) and 12 fake (12 self-blended)" in done.stderr
     training = load_detector(expected).description["training"]
     assert training["images"] == {"real": 12, "fake": 0}
     assert "saw none of these kinds" in (expected / "README.md").read_text()
@@ -411,7 +433,8 @@ def test_a_detector_trains_without_a_single_fake_killed_and_resumed(tmp_path):
     done = run_training(*arguments, "--output", output, killed=("batch", 5))
     assert done.returncode == -signal.SIGKILL, done.stderr
     done = run_training(*arguments, "--mixup", 0.3, "--output", output, "--resume")
-    assert done.returncode == 2 and "mixup (was 0.4, is 0.3)" in done.stderr
+    assert done.returncode == 2
+    assert re.search(r"\bmixup\b.* 0\.4\b.* 0\.3\b", done.stderr)
     done = run_training(*arguments, "--output", output, "--resume")
     assert done.returncode == 0, done.stderr
     histories = [without_time(read_history(folder)) for folder in (output, expected)]
@@ -426,17 +449,17 @@ def test_an_unfinished_training_is_resumed_or_refused(reference, tmp_path):
     arguments = [*reference.arguments, "--output", output]
     done = run_training(*arguments, "--resume", killed=("batch", 1))
     assert done.returncode == -signal.SIGKILL
-    assert "nothing to resume yet; starting from the beginning" in done.stderr
+    assert "nothing to resume" in done.stderr
     assert not output.exists()
 
     done = run_training(*arguments)
     assert done.returncode == 2
-    assert "new.run holds an unfinished training: add --resume" in done.stderr
+    assert "new.run " in done.stderr and "--resume" in done.stderr
 
     done = run_training(*arguments, "--resume", "--seed", 5, "--dropout", 0.4)
     assert done.returncode == 2
-    assert "seed (was 0, is 5)" in done.stderr
-    assert "dropout (was 0.2, is 0.4)" in done.stderr
+    assert re.search(r"\bseed\b[^,;]* 0\b.* 5\b", done.stderr)
+    assert re.search(r"\bdropout\b.* 0\.2\b.* 0\.4\b", done.stderr)
     assert "Traceback" not in done.stderr
 
 
@@ -477,14 +500,14 @@ def test_training_starts_from_published_weights(training):
     np.testing.assert_array_equal(model.layers[-1].get_weights()[0], -published[0])
 
 
-def test_a_start_of_another_kind_is_refused(reference, monkeypatch, tmp_path, capfd):
-    arguments = ["--data", reference.data, "--output", tmp_path / "out"]
+def test_a_start_of_another_kind_is_refused(data, monkeypatch, tmp_path, capfd):
+    arguments = ["--data", data, "--output", tmp_path / "out"]
     for init, sentence in (
-        (reference.output, "this is a meso4, not a mesoinception4"),
+        (DETECTOR, "this is a meso4, not a mesoinception4"),
         (tmp_path / "absent", "there is no such file or folder"),
         (tmp_path, "there is no detector here"),
         (tmp_path / "absent.h5", "this file cannot be read"),
-        (reference.output / "model.weights.h5", "none of MesoNet's four published"),
+        (DETECTOR / "model.weights.h5", "none of MesoNet's four published"),
         ("imagenet", "nobody has trained mesoinception4 on ImageNet"),
     ):
         with pytest.raises(UserError, match=sentence):
@@ -500,7 +523,7 @@ def test_published_weights_of_another_architecture_are_refused(training):
         training.starting_point(str(path), MESO4)
 
 
-def test_cuda_without_a_gpu_is_refused(reference, training, monkeypatch, tmp_path, capfd):
+def test_cuda_without_a_gpu_is_refused(data, training, monkeypatch, tmp_path, capfd):
     import tensorflow as tf
 
     if tf.config.list_physical_devices("GPU"):
@@ -508,7 +531,7 @@ def test_cuda_without_a_gpu_is_refused(reference, training, monkeypatch, tmp_pat
     with pytest.raises(UserError, match=r"--device cuda: neither TensorFlow nor torch sees a GPU"):
         train_here(
             monkeypatch,
-            *("--data", reference.data, "--output", tmp_path / "out", "--device", "cuda"),
+            *("--data", data, "--output", tmp_path / "out", "--device", "cuda"),
         )
     assert list(tmp_path.iterdir()) == []
     assert "Fingerprint" not in capfd.readouterr().err, "the audit takes long: not before this"
@@ -563,11 +586,11 @@ def test_two_ways_of_mixing_are_refused(monkeypatch, capsys):
     assert "--mixup and --cutmix mix the same pictures" in capsys.readouterr().err
 
 
-def test_showing_the_augmentation_trains_nothing(reference, monkeypatch, tmp_path):
+def test_showing_the_augmentation_trains_nothing(data, monkeypatch, tmp_path):
     sheet = tmp_path / "sheet.png"
     train_here(
         monkeypatch,
-        *("--data", reference.data, "--output", tmp_path / "out", "--show-augmentation", sheet),
+        *("--data", data, "--output", tmp_path / "out", "--show-augmentation", sheet),
     )
     pixels = read_image(sheet)
     assert pixels.shape == (8 * 256, 8 * 256, 3)

@@ -294,6 +294,8 @@ def test_other_targets_can_be_chosen():
 
 # ---- export
 
+IN_SHORT = [("full", VIT), ("lora", RESNET)]  # each takes seconds
+
 
 def assert_exported(network, architecture: Architecture, folder) -> None:
     """The graph agrees with the network on real faces, whatever the size of the batch."""
@@ -310,8 +312,19 @@ def assert_exported(network, architecture: Architecture, folder) -> None:
         np.testing.assert_allclose(runtime.logits(pictures[:batch]), expected[:batch], atol=1e-4)
 
 
-@TINY
-@KINDS
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [
+        pytest.param(
+            architecture,
+            kind,
+            id=f"{kind}-{architecture.name}",
+            marks=() if (kind, architecture) in IN_SHORT else pytest.mark.slow,
+        )
+        for architecture in (VIT, RESNET)
+        for kind in ("full", "probe", "norm", "lora")
+    ],
+)
 def test_the_exported_graph_agrees_however_a_network_was_tuned(
     architecture, kind, own_cache, tmp_path
 ):
