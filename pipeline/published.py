@@ -202,7 +202,10 @@ def fill_with_keras(
 
     model = architecture.build()
     try:
-        model.load_weights(path) if fake_output else load_reversed(model, path)
+        if fake_output == 1:
+            model.load_weights(path)
+        else:
+            load_reversed(model, path)
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(
             f"these are not the weights of a {architecture.name} with the usual head "

@@ -16,10 +16,10 @@ from pathlib import Path
 from pipeline.detector import check_folder
 from pipeline.errors import UserError
 from pipeline.files import atomic_write, sha256_of
+from pipeline.packing import pack_detector
 from pipeline.weights import (
     WEIGHTS,
     check_entries,
-    pack_detector,
     read_entries,
     require_web_address,
 )

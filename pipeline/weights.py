@@ -1,8 +1,7 @@
 """Trained weights that are too large for the repository: what there is, and fetching it safely.
 
-The list is `weights/releases.json`. A release is one file, or a detector folder packed as a plain
-tar: uncompressed, because weights hardly shrink, because its bytes then depend on no compressor's
-version, and because nothing unpacked from it can be larger than the size that the list states.
+The list is `weights/releases.json`. A release is one file, or a detector folder as packing.py packs
+it; so nothing unpacked can be larger than the size that the list states.
 """
 
 import contextlib
@@ -11,10 +10,8 @@ import http.client
 import json
 import os
 import re
-import shutil
 import string
 import sys
-import tarfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -25,9 +22,10 @@ from typing import IO
 
 from tqdm import tqdm
 
-from pipeline.detector import INT8_GRAPH, WEIGHTS, check_folder
+from pipeline.detector import WEIGHTS, check_folder
 from pipeline.errors import UserError
-from pipeline.files import recover_folder, replace_folder, sha256_of
+from pipeline.files import recover_folder, sha256_of
+from pipeline.packing import PLAIN_NAME, WEIGHT_TYPES, packed_sha256, unpack_detector
 
 try:
     import fcntl
@@ -37,12 +35,6 @@ except ImportError:
 
 TIMEOUT_SECONDS = 30
 _CHUNK = 64 * 1024
-# Only these are unpacked or saved: no pickle, no script. The last two are the model card and its
-# plots, which `files` of detector.json need not list.
-_WEIGHT_TYPES = {".h5", ".onnx", ".safetensors"}
-_CARD_TYPES = {".md", ".png"}
-_DETECTOR_TYPES = _WEIGHT_TYPES | _CARD_TYPES | {".json", ".jsonl"}
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -155,7 +147,7 @@ def download(
                 _say(f"{target} has a wrong checksum: downloading it anew.", progress)
             _complete(release, url, part, progress)
             if release.kind == "detector":
-                _unpack(part, release, target)
+                unpack_detector(part, release.name, release.url, target)
             else:
                 os.replace(part, target)
             return target
@@ -164,22 +156,6 @@ def download(
             f"Cannot write in {folder} ({error.strerror or error}): free space, change its "
             "permissions or choose another folder."
         ) from None
-
-
-def pack_detector(folder: Path, stream: IO[bytes]) -> None:
-    """Write a checked detector folder to `stream` as a tar; the same files give the same bytes.
-
-    Packed are detector.json, the files that it lists, and the model card with its pictures.
-    """
-    detector = check_folder(folder)
-    card = {path.name for path in folder.iterdir() if path.suffix in _CARD_TYPES}
-    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-        for name in sorted({"detector.json", *detector["files"], *card}):
-            # A TarInfo made by hand has no owner, mode 644 and the time 0.
-            member = tarfile.TarInfo(f"{folder.name}/{_safe_path(name, folder)}")
-            with open(folder / name, "rb") as file:
-                member.size = os.fstat(file.fileno()).st_size
-                archive.addfile(member, file)
 
 
 def require_web_address(url: str) -> None:
@@ -200,7 +176,7 @@ def _problem(raw: object) -> str | None:
     for name in set(names) - {"size"}:
         if not isinstance(raw[name], str) or not raw[name].strip():
             return f"{name} must be text"
-    if not _PLAIN_NAME.fullmatch(raw["name"]):
+    if not PLAIN_NAME.fullmatch(raw["name"]):
         return f"the name {raw['name']!r} may have only letters, digits, '.', '_' and '-'"
     if type(raw["size"]) is not int or raw["size"] <= 0:
         return "size must be a number of bytes"
@@ -213,8 +189,8 @@ def _problem(raw: object) -> str | None:
     except UserError:
         return f"the address {raw['url']!r} must begin with http:// or https://"
     file_name = Release(**raw).file_name
-    types = {".tar"} if raw["kind"] == "detector" else _WEIGHT_TYPES
-    if not _PLAIN_NAME.fullmatch(file_name) or PurePosixPath(file_name).suffix not in types:
+    types = {".tar"} if raw["kind"] == "detector" else WEIGHT_TYPES
+    if not PLAIN_NAME.fullmatch(file_name) or PurePosixPath(file_name).suffix not in types:
         return f"the address must end in a file name of type {' '.join(sorted(types))}"
     return None
 
@@ -224,23 +200,10 @@ def _is_installed(release: Release, folder: Path) -> bool:
     if release.kind == "file":
         return target.is_file() and sha256_of(target) == release.sha256
     # Packing is deterministic, so a folder is the release if packing it gives the release's bytes.
-    packed = _Hashed()
     try:
-        pack_detector(target, packed)
+        return packed_sha256(target) == release.sha256
     except (OSError, UserError):
         return False
-    return packed.digest.hexdigest() == release.sha256
-
-
-class _Hashed:
-    """A stream that keeps only the SHA-256 of what is written to it."""
-
-    def __init__(self) -> None:
-        self.digest = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        return len(data)
 
 
 def _refuse_to_replace_own_work(release: Release, target: Path) -> None:
@@ -263,7 +226,7 @@ def _turn(folder: Path, progress: bool) -> Iterator[None]:
     """Wait until no other process downloads into `folder`."""
     # The lock file stays: deleting it would let a third process lock a new one beside a waiting
     # second.
-    with open(folder / ".download.lock", "w") as lock:
+    with open(folder / ".download.lock", "wb") as lock:
         if fcntl is not None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -399,64 +362,6 @@ def _not_as_listed(release: Release, url: str) -> str:
         f"What {url} sends is not {release.name} as the list has it ({release.size:,} bytes, "
         f"SHA-256 {release.sha256}): nothing was installed; try again, or another source."
     )
-
-
-def _unpack(part: Path, release: Release, target: Path) -> None:
-    """Put the detector folder packed in `part` in the place of `target`, and delete `part`."""
-    new = target.with_name(f".{target.name}.unpacking")
-    shutil.rmtree(new, ignore_errors=True)  # left there by a process that was killed
-    new.mkdir()
-    try:
-        _extract(part, release, new)
-        detector = check_folder(new)
-        if detector["name"] != release.name:
-            raise UserError(f"its detector.json is that of {detector['name']!r}")
-        unlisted = _files_below(new) - set(detector["files"]) - {"detector.json"}
-        if any(PurePosixPath(name).suffix not in _CARD_TYPES for name in unlisted):
-            raise UserError(f"detector.json does not list {', '.join(sorted(unlisted))}")
-        replace_folder(new, target)
-    except (UserError, tarfile.TarError, ValueError, FileExistsError, NotADirectoryError) as error:
-        part.unlink()
-        raise UserError(
-            f"The archive of {release.name} was refused and deleted, and nothing was installed: "
-            f"{str(error).rstrip('.')}. Report it to whoever published {release.url}."
-        ) from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    part.unlink()
-
-
-def _extract(part: Path, release: Release, new: Path) -> None:
-    with tarfile.open(part, "r:") as archive:
-        for member in archive:
-            folder, _, name = member.name.partition("/")
-            if folder != release.name or member.type != tarfile.REGTYPE or member.issparse():
-                raise UserError(f"{member.name!r} is no plain file of the folder {release.name}")
-            path = new / _safe_path(name, part)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "xb") as file:
-                shutil.copyfileobj(archive.extractfile(member), file)
-
-
-def _safe_path(name: str, where: Path) -> str:
-    """`name`, when it is a relative path of plain names that ends in an expected type.
-
-    Plain names begin with a letter, digit or underscore: that leaves out "..", hidden files,
-    absolute paths, drive letters and backslashes.
-    """
-    plain = all(_PLAIN_NAME.fullmatch(component) for component in name.split("/"))
-    expected = PurePosixPath(name).suffix in _DETECTOR_TYPES or name in INT8_GRAPH
-    if not plain or len(name) > 200 or not expected:
-        types = " ".join(sorted(_DETECTOR_TYPES))
-        raise UserError(
-            f"{where} names the file {name!r}, which no detector holds: allowed are relative "
-            f"paths of letters, digits, '.', '_' and '-' that end in {types}"
-        )
-    return name
-
-
-def _files_below(folder: Path) -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
 def _say(sentence: str, progress: bool) -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from pipeline.detector import INT8_GRAPH, check_folder, load_detector, write_detector
 from pipeline.errors import UserError
+from pipeline.packing import _safe_path
 from pipeline.precision import FEWEST_FACES, choose_precision
 from pipeline.processor import has_bf16
 from pipeline.runtime import Runtime, is_available
-from pipeline.weights import _safe_path
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY
 from tests.shared import SHARED, needs_shared
 from tests.tiny_dataset import make_dataset

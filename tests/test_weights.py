@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 
 from pipeline import weights
 from pipeline.errors import UserError
+from pipeline.packing import pack_detector
 from pipeline.weights import (
     Release,
     check_entries,
     download,
     load_releases,
-    pack_detector,
     status,
 )
 from tests.shared import SHARED, needs_shared
