@@ -6,10 +6,10 @@ with a file comes out as one `ImageError` with a sentence; nothing else escapes,
 make it hang or fill the memory.
 """
 
-import codecs
 import errno
 import functools
 import importlib
+import logging
 import os
 import re
 import stat
@@ -21,7 +21,11 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from pipeline import jpeg_scans, png_chunks, tiff_pictures
 from pipeline.errors import ImageError
+from pipeline.image_kinds import READ, other_type, picture_format
+
+log = logging.getLogger(__name__)
 
 PHOTO_SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib"}
@@ -123,29 +127,12 @@ def _decode(file: BinaryIO, max_pixels: int) -> np.ndarray:
     head = file.read(1024)
     if not head:
         raise ImageError("the file is empty; copy or download it again")
-    kind = _picture_format(head)
+    kind = picture_format(head)
     if kind is None:
-        raise ImageError(
-            f"this is {_other_type(head)}, not a photo of a type that is read: {_READ}"
-        )
+        raise ImageError(f"this is {other_type(head)}, not a photo of a type that is read: {READ}")
     _load_plugin(kind)
     try:
-        with Image.open(file, formats=[kind]) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageError(
-                    f"the picture claims to have {width} x {height} pixels, more than the limit of "
-                    f"{max_pixels:,} pixels; save a smaller copy of it"
-                )
-            # At full size also where a JPEG could be decoded to half or a quarter of it, in a third
-            # of the time: that moves fake_probability. With faces still as large as Meso4 and
-            # MesoInception4 look at (256 pixels) by up to 0.03, three times as large by up to 0.02,
-            # and in between by up to 0.12 (50 faces at each of 5 sizes).
-            pixels = _by_opencv(image, file)
-            if pixels is None:
-                image.load()
-                pixels = _array(_of_8_bits(image), _rgb)
-            return _upright(pixels, _orientation(image))
+        return _READERS.get(kind, _pixels)(file, kind, max_pixels)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -164,10 +151,72 @@ def _decode(file: BinaryIO, max_pixels: int) -> np.ndarray:
         raise ImageError(_why_undecodable(error, file, head, kind)) from error
 
 
+def _read_jpeg(file: BinaryIO, kind: str, max_pixels: int) -> np.ndarray:
+    try:
+        return _pixels(file, kind, max_pixels)
+    except jpeg_scans.MissingEnd:
+        whole = jpeg_scans.with_end(file)
+        if whole is None:
+            raise
+    name = getattr(file, "name", "a photo")
+    log.warning("%s: the JPEG lacks its end marker, but no pixel; it is read all the same", name)
+    return _pixels(whole, kind, max_pixels)
+
+
+def _read_png(file: BinaryIO, kind: str, max_pixels: int) -> np.ndarray:
+    return _pixels(png_chunks.without_ancillary(file), kind, max_pixels)
+
+
+def _read_tiff(file: BinaryIO, kind: str, max_pixels: int) -> np.ndarray:
+    photo, orientation = tiff_pictures.main_picture(file)
+    try:
+        return _upright(_pixels(photo, kind, max_pixels), orientation)
+    except (ImageError, MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception as error:
+        if photo is file:
+            raise
+        raise ImageError(
+            "only a preview in this TIFF or camera raw file can be read, not its full picture; "
+            "save that as JPEG or PNG in the program that it comes from"
+        ) from error
+
+
+_READERS = {"JPEG": _read_jpeg, "PNG": _read_png, "TIFF": _read_tiff}
+
+
+def _pixels(file: BinaryIO, kind: str, max_pixels: int) -> np.ndarray:
+    """Decode what Pillow calls `kind`: (height, width, 3) uint8, upright.
+
+    Raises `ImageError` for too many pixels, and whatever decoders raise.
+    """
+    with Image.open(file, formats=[kind]) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageError(
+                f"the picture claims to have {width} x {height} pixels, more than the limit of "
+                f"{max_pixels:,} pixels; save a smaller copy of it"
+            )
+        # At full size also where a JPEG could be decoded to half or a quarter of it, in a third
+        # of the time: that moves fake_probability. With faces still as large as Meso4 and
+        # MesoInception4 look at (256 pixels) by up to 0.03, three times as large by up to 0.02,
+        # and in between by up to 0.12 (50 faces at each of 5 sizes).
+        pixels = _by_opencv(image, file)
+        if pixels is None:
+            if kind == "JPEG":
+                position = file.tell()
+                jpeg_scans.check_scans(file, width * height)
+                file.seek(position)
+            elif kind == "TIFF":
+                tiff_pictures.mend_palette(image)
+            image.load()
+            pixels = _array(_of_8_bits(image), _opaque if _is_invisible_bmp(image) else _rgb)
+        return _upright(pixels, _orientation(image))
+
+
 def _why_undecodable(error: Exception, file: BinaryIO, head: bytes, kind: str) -> str:
     name = _NAMES.get(kind, kind)
-    cut_short = re.search("truncated|end of file|outside of file", str(error), re.IGNORECASE)
-    if cut_short or file.seek(0, os.SEEK_END) < _promised_length(head, kind):
+    if _CUT_SHORT.search(str(error)) or file.seek(0, os.SEEK_END) < _promised_length(head, kind):
         return f"the {name} picture is cut short: its end is missing; copy or download it again"
     if isinstance(error, UnidentifiedImageError):
         return (
@@ -190,9 +239,12 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 (upright) where the metadata is damaged.
 
     Ask after `load`: a PNG may keep EXIF behind its pixels, and TIFF pictures turn upright then.
-    HEIC is turned by its decoder, which leaves 1 here.
+    HEIC is turned by its decoder, which leaves 1 here; what AVIF says in its own boxes stands in
+    its EXIF by then, and XMP has no say in it.
     """
     try:
+        if image.format == "AVIF":
+            image.info.pop("xmp", None)
         return int(image.getexif().get(0x0112, 1))
     except Exception:  # as many kinds of error as there are kinds of broken EXIF
         return 1
@@ -253,6 +305,20 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy
 
 
+def _is_invisible_bmp(image: Image.Image) -> bool:
+    """Whether all of a BMP would be transparent: then programs that know of no transparency have
+    left its alpha at 0, and others show it as if it had none."""
+    return (
+        image.format == "BMP"
+        and image.mode == "RGBA"
+        and not _array(image, lambda strip: strip.getchannel("A")).any()
+    )
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")
+
+
 def _of_8_bits(image: Image.Image) -> Image.Image:
     """The image, but deep grey scaled to 8 bits: Pillow would clip all above 255 to white."""
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
@@ -276,7 +342,7 @@ def _of_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled[grey])
 
 
-_READ = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC"
+_CUT_SHORT = re.compile("truncated|end of file|outside of file", re.IGNORECASE)
 _NAMES = {"WEBP": "WebP", "HEIF": "HEIC"}
 
 _PLUGINS = {
@@ -284,36 +350,6 @@ _PLUGINS = {
     "TIFF": "PIL.TiffImagePlugin",
     "WEBP": "PIL.WebPImagePlugin",
 }
-
-_PICTURES = {
-    "JPEG": (b"\xff\xd8\xff",),
-    "PNG": (b"\x89PNG\r\n\x1a\n",),
-    "GIF": (b"GIF87a", b"GIF89a"),
-    "BMP": (b"BM",),
-    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-}
-_HEIF_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
-_AVIF_BRANDS = frozenset((b"avif", b"avis"))
-
-
-def _picture_format(head: bytes) -> str | None:
-    """The name that Pillow gives to the format of these first bytes, or None for all others."""
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WEBP"
-    if head[4:8] == b"ftyp":
-        brands = _brands(head)
-        if brands[0] in _AVIF_BRANDS or (
-            brands[0] in (b"mif1", b"msf1") and _AVIF_BRANDS & {*brands}
-        ):
-            return "AVIF"
-        return "HEIF" if brands[0] in _HEIF_BRANDS else None
-    return next((name for name, starts in _PICTURES.items() if head.startswith(starts)), None)
-
-
-def _brands(head: bytes) -> list[bytes]:
-    """The major brand and the compatible ones of an ISO base media file (ISO/IEC 14496-12, 4.3)."""
-    size = int.from_bytes(head[:4], "big")
-    return [head[8:12]] + [head[i : i + 4] for i in range(16, min(size, len(head)), 4)]
 
 
 @functools.cache
@@ -328,60 +364,3 @@ def _load_plugin(kind: str) -> None:
         import pillow_heif
 
         pillow_heif.register_heif_opener()
-
-
-_OTHER_TYPES = {
-    b"%PDF-": "a PDF document",
-    b"PK\x03\x04": "a zip archive or office document",
-    b"PK\x05\x06": "an empty zip archive",
-    b"Rar!": "a RAR archive",
-    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
-    b"\x1f\x8b": "a gzip archive",
-    b"\x1aE\xdf\xa3": "a Matroska or WebM video",
-    b"\x00\x00\x01\xba": "an MPEG video",
-    b"FLV\x01": "a Flash video",
-    b"\x00\x00\x00\x0cJXL ": "a JPEG XL picture",
-    b"\xff\x0a": "a JPEG XL picture",
-    b"\x00\x00\x00\x0cjP  ": "a JPEG 2000 picture",
-    b"\xff\x4f\xff\x51": "a JPEG 2000 picture",
-    b"8BPS": "a Photoshop document",
-    b"%!PS": "a PostScript document",
-    b"\x00\x00\x01\x00": "a Windows icon",
-    b"FUJIFILMCCD-RAW": "a camera raw file",
-    b"IIRO": "a camera raw file",
-    b"IIU\x00": "a camera raw file",
-    b"ID3": "an MP3 sound",
-    b"version https://git-lfs": "a Git LFS pointer (fetch the photo with `git lfs pull`)",
-}
-_OTHER_BRANDS = {
-    b"qt  ": "a QuickTime video",
-    b"crx ": "a camera raw file",
-    b"M4A ": "an MP4 sound",
-}
-_OTHER_RIFF = {b"AVI ": "an AVI video", b"WAVE": "a WAV sound"}
-
-
-def _other_type(head: bytes) -> str:
-    """What the first bytes are, with its article, for a sentence."""
-    if head[4:8] == b"ftyp":
-        return _OTHER_BRANDS.get(head[8:12], "an MP4 video")
-    if head[:4] == b"RIFF" and head[8:12] in _OTHER_RIFF:
-        return _OTHER_RIFF[head[8:12]]
-    for start, name in _OTHER_TYPES.items():
-        if head.startswith(start):
-            return name
-    text = head.lower()
-    if b"<svg" in text:
-        return "an SVG drawing"
-    if b"<html" in text or b"<!doctype html" in text:
-        return "a web page"
-    return "a text file" if _is_text(head) else "a file of an unknown type"
-
-
-def _is_text(head: bytes) -> bool:
-    try:
-        # Incremental, because the last character may be cut in two.
-        text = codecs.getincrementaldecoder("utf-8")().decode(head)
-    except UnicodeDecodeError:
-        return False
-    return bool(text) and all(character >= " " or character in "\t\n\r\f" for character in text)
