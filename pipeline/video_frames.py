@@ -223,9 +223,9 @@ class Video:
         """Seconds; where the header does not tell, found by going through the packets."""
         if self._stream.duration:
             return float(self._stream.duration * self._stream.time_base)
-        # A container's own duration may count from zero or from the first picture: it tells only
-        # where that is the same.
-        if self._container.duration and abs(self._start) < self._frame_seconds / 2:
+        # A container's own duration may count from zero or from the first picture: only where that
+        # is the same does it tell.
+        if self._container.duration and abs(self._start) < 1:
             return self._container.duration / 1_000_000
         import av
 
@@ -237,7 +237,7 @@ class Video:
             self._seek(0)
         except av.FFmpegError as error:
             raise ImageError("it is damaged: its length cannot be told; convert it") from error
-        return round(last + self._frame_seconds, 6)
+        return last + self._frame_seconds
 
     def _decode(self) -> Iterator:
         """The images from where the file stands, without damaged ones, and their times."""
@@ -340,7 +340,7 @@ def _rgb(image, width: int, height: int) -> np.ndarray:
     from av.video.reformatter import Colorspace, Interpolation
 
     exact = (
-        Interpolation.BILINEAR
+        Interpolation.BICUBIC
         | Interpolation.ACCURATE_RND
         | Interpolation.FULL_CHR_H_INT
         | Interpolation.FULL_CHR_H_INP
