@@ -148,8 +148,7 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     from pipeline.row_table import Summary
     from pipeline.rows import COMPARED_FIELDS, FIELDS
     from pipeline.scoring import Scorer
-    from pipeline.video import join
-    from pipeline.video_frames import Sampling, with_frames
+    from pipeline.video import Sampling, join, with_frames
 
     keep_freed_memory()
     detectors = open_detectors(args.weights, networks, args.fake_labels)

@@ -13,17 +13,22 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 from tqdm import tqdm
 
-from pipeline.cropping import CroppedFace, CropSettings, crop_in_threads
 from pipeline.dataset import CLASS_NAMES, Dataset, Sample, split_by_group
 from pipeline.errors import ImageError, UserError
+from pipeline.faces import FaceFinder, FaceRegion, crop_region, face_regions
 from pipeline.files import atomic_write
+from pipeline.images import read_image
+from pipeline.inputs import VIDEO_SUFFIXES
 from pipeline.known_sets import SourceFile, files_of
 
 SPLITS = ("train", "validate", "test")
@@ -33,6 +38,14 @@ MANIFEST_COLUMNS = (
 )
 
 _FORMAT_LEAK_AUC = 0.75
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    face: str  # auto or none, see pipeline.faces.face_regions
+    margin: float  # side of the crop in sides of the face's box
+    size: int | None = None  # pixels; longer crops are shrunk to it, shorter ones left alone
+    frames: int = 8  # per video, evenly spread
 
 
 @dataclass(frozen=True)
@@ -163,9 +176,7 @@ def make_crops(
                     disable=not progress,
                 )
             )
-            for item, faces in crop_in_threads(
-                [(item, item.file.path) for item in missing], settings, workers
-            ):
+            for item, faces in _in_threads(missing, settings, workers):
                 if isinstance(faces, ImageError):
                     skipped.append(Skipped(item.file.path, str(faces)))
                 else:
@@ -294,7 +305,7 @@ class _Journal:
             return []
         return [_crop(item, crop) for crop in line["crops"]]
 
-    def store(self, item: PlannedFile, faces: list[CroppedFace]) -> list[Crop]:
+    def store(self, item: PlannedFile, faces: list["_Face"]) -> list[Crop]:
         lines = []
         for face in faces:
             name = _crop_name(item, face.frame)
@@ -362,6 +373,97 @@ class _Journal:
 
 _SIDES = ("left", "top", "right", "bottom")
 _TEMPORARY = re.compile(r"\.(.*\.png|manifest\.csv|skipped\.csv|\.journal\.jsonl)\.\w{8}")
+
+
+@dataclass(frozen=True)
+class _Face:
+    frame: int | None
+    region: FaceRegion
+    png: bytes
+
+
+def _in_threads(
+    items: Sequence[PlannedFile], settings: CropSettings, workers: int | None
+) -> Iterator[tuple[PlannedFile, list[_Face] | ImageError]]:
+    """Each file with its faces, or with the reason why there are none, as they become ready."""
+    workers = workers or len(os.sched_getaffinity(0))
+    finder = FaceFinder() if items and settings.face != "none" else None
+
+    def work(item: PlannedFile) -> list[_Face] | ImageError:
+        try:
+            return _largest_faces(item.file.path, finder, settings)
+        except ImageError as error:
+            return error
+
+    waiting = iter(items)
+    running: dict[Future, PlannedFile] = {}
+    pool = ThreadPoolExecutor(workers)
+    try:
+        while True:
+            # A few ahead, not all: finished crops wait in memory
+            for item in itertools.islice(waiting, 4 * workers - len(running)):
+                running[pool.submit(work, item)] = item
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _largest_faces(path: Path, finder: FaceFinder | None, settings: CropSettings) -> list[_Face]:
+    """The largest face of the photo, or of each chosen frame of the video that shows one."""
+    video = path.suffix.lower() in VIDEO_SUFFIXES
+    pictures = _frames(path, settings.frames) if video else [(None, read_image(path))]
+    faces = []
+    for frame, image in pictures:
+        regions = face_regions(image, finder, settings.face, settings.margin)
+        if regions:
+            crop = _shrunk(crop_region(image, regions[0]), settings.size)  # the largest is first
+            faces.append(_Face(frame, regions[0], _png(crop)))
+    if not faces:
+        raise ImageError("no face was found in it; leave it out, or crop it to the face by hand")
+    return faces
+
+
+def _frames(path: Path, count: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Number and RGB pixels of up to `count` frames, each in the middle of an equal part."""
+    if not path.is_file():  # nor is anything opened that would wait for a writer
+        raise ImageError("there is no such file, or it is a special one; check the path")
+    # Only FFmpeg: other backends take a % in a name for a series of pictures
+    video = cv2.VideoCapture(os.fspath(path), cv2.CAP_FFMPEG)
+    try:
+        total = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
+        numbers = (
+            sorted({(2 * i + 1) * total // (2 * count) for i in range(count)}) if total else []
+        )
+        read = 0
+        for number in numbers:
+            video.set(cv2.CAP_PROP_POS_FRAMES, number)
+            success, frame = video.read()
+            if success:
+                read += 1
+                yield number, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        if not read:
+            raise ImageError("this video cannot be decoded; copy or download it again")
+    finally:
+        video.release()
+
+
+def _shrunk(image: np.ndarray, size: int | None) -> np.ndarray:
+    height, width = image.shape[:2]
+    if size is None or max(height, width) <= size:
+        return image
+    scale = size / max(height, width)
+    target = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(image, target, interpolation=cv2.INTER_AREA)
+
+
+def _png(image: np.ndarray) -> bytes:
+    success, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not success:
+        raise RuntimeError(f"OpenCV cannot encode a picture of shape {image.shape}")
+    return data.tobytes()
 
 
 def _crop(item: PlannedFile, line: dict) -> Crop:

@@ -17,8 +17,7 @@ from pipeline.inputs import Photo
 from pipeline.row_files import open_output, read_rows
 from pipeline.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row
 from pipeline.scoring import Scored
-from pipeline.video import _Tracks, draw_timeline, join
-from pipeline.video_frames import Sampling, with_frames
+from pipeline.video import Sampling, _Tracks, draw_timeline, join, with_frames
 from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
 from tests.test_rows import MODELS, face
 
