@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ImageError
+from pipeline.frames import Sampling, with_frames
 from pipeline.images import read_image
 from pipeline.inputs import Photo
 from pipeline.row_files import open_output, read_rows
 from pipeline.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row
 from pipeline.scoring import Scored
-from pipeline.video import Sampling, _Tracks, draw_timeline, join, with_frames
+from pipeline.video import _Tracks, draw_timeline, join
 from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
 from tests.test_rows import MODELS, face
 
