@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 _CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,mxf,h264,hevc,m4v"
 )
+_AVI = "avi"
 # Those whose headers tell a length. That of the others is guessed from what there is of them.
-_WITH_LENGTH = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "asf", "flv", "mxf"}
+_WITH_LENGTH = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", _AVI, "asf", "flv", "mxf"}
 _NO_STAMP = np.iinfo(np.int64).min
 _FALLBACK_RATE = 25.0  # frames a second
 
@@ -155,7 +156,8 @@ class _Listed:
             times = (stamps - stamps[0]) * float(self._stream.time_base)
         else:
             times = np.arange(len(self)) / rate
-        length = float(times[-1] + (np.median(np.diff(times)) if len(times) > 1 else 1 / rate))
+        last = np.median(np.diff(times)[-9:]) if len(times) > 1 else 1 / rate
+        length = float(times[-1] + last)
         promised, problem = length + missing, ""
         if missing:
             problem = (
@@ -184,8 +186,8 @@ class _Listed:
         keys = np.searchsorted(stamps, shown[is_key & (shown >= stamps[0])])
         keys = np.unique(np.append(keys, 0))
         # AVI knows only the order in which frames are decoded, which is not that of showing them.
-        reordered = self._stream.codec_context.has_b_frames and bool((np.diff(shown) > 0).all())
-        return stamps, keys, reordered
+        is_avi = self._stream.container.format.name == _AVI
+        return stamps, keys, is_avi and self._stream.codec_context.has_b_frames
 
 
 def _picture_streams(container: "InputContainer") -> list["VideoStream"]:
@@ -202,12 +204,16 @@ def _picture_streams(container: "InputContainer") -> list["VideoStream"]:
 
 def _missing(container: "InputContainer", end: float) -> float:
     """Seconds that the header promises and the file, which is over at `end`, does not have."""
-    if container.format.name not in _WITH_LENGTH or not container.duration:
+    if container.format.name not in _WITH_LENGTH:
         return 0.0
-    start, duration = (container.start_time or 0) / 1e6, container.duration / 1e6
+    start, duration = (container.start_time or 0) / 1e6, (container.duration or 0) / 1e6
+    if container.format.name == _AVI:  # of one without its end FFmpeg guesses the duration
+        duration = max(
+            s.frames / (s.average_rate or _FALLBACK_RATE) for s in container.streams.video
+        )
     # Some writers mean the time at the end, others the time from the start until the end.
     promised = duration if 0 < start < duration else start + duration
-    missing = promised - end
+    missing = float(promised - end)
     return missing if missing > max(1.0, 0.05 * (promised - start)) else 0.0
 
 
