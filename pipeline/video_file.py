@@ -151,12 +151,11 @@ class _Listed:
     def index(self, missing: float, broken: bool) -> FrameIndex:
         """The list of frames; `missing` seconds are not in the file, or it is broken at the end."""
         stamps, keys, counted = self._in_order()
-        rate = float(self._stream.guessed_rate or _FALLBACK_RATE)
         if len(stamps):
             times = (stamps - stamps[0]) * float(self._stream.time_base)
         else:
-            times = np.arange(len(self)) / rate
-        last = np.median(np.diff(times)[-9:]) if len(times) > 1 else 1 / rate
+            times = np.arange(len(self)) * self._usual_gap()
+        last = np.median(np.diff(times)[-9:]) if len(times) > 1 else self._usual_gap()
         length = float(times[-1] + last)
         promised, problem = length + missing, ""
         if missing:
@@ -188,6 +187,15 @@ class _Listed:
         # AVI knows only the order in which frames are decoded, which is not that of showing them.
         is_avi = self._stream.container.format.name == _AVI
         return stamps, keys, is_avi and self._stream.codec_context.has_b_frames
+
+    def _usual_gap(self) -> float:
+        """Seconds from frame to frame, where the time stamps of some are missing or start anew."""
+        decoded = np.frombuffer(self._decoded, np.int64)
+        places = np.flatnonzero(decoded != _NO_STAMP)
+        gaps = np.diff(decoded[places]) / np.diff(places)
+        if (gaps > 0).any():
+            return float(np.median(gaps[gaps > 0]) * self._stream.time_base)
+        return 1 / float(self._stream.guessed_rate or _FALLBACK_RATE)
 
 
 def _picture_streams(container: "InputContainer") -> list["VideoStream"]:
