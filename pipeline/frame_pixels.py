@@ -1,5 +1,6 @@
 """From a decoded frame to the pixels of a photo: RGB, with square pixels, the right way up."""
 
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,8 +9,11 @@ from pipeline.errors import ImageError
 
 if TYPE_CHECKING:
     from av import VideoFrame
+    from av.video.reformatter import VideoReformatter
 
 MAX_PIXELS = 36_000_000  # of a frame; 8K video has 33 million
+_ROTATIONS = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))  # counterclockwise
+_of_thread = threading.local()
 
 
 def check_size(width: int, height: int) -> None:
@@ -36,7 +40,8 @@ def frame_pixels(frame: "VideoFrame", pixel_shape: float = 1.0) -> np.ndarray:
         width = max(1, round(width * pixel_shape))
     check_size(width, frame.height)
     try:
-        converted = frame.reformat(
+        converted = _converter().reformat(
+            frame,
             width=width,
             height=frame.height,
             format="rgb24",
@@ -64,6 +69,15 @@ def upright(pixels: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray
     return np.ascontiguousarray(pixels[rows, columns])
 
 
+def _converter() -> "VideoReformatter":
+    """This thread's own, kept for the next frame: its table for HDR takes a second or more."""
+    from av.video.reformatter import VideoReformatter
+
+    if not hasattr(_of_thread, "converter"):
+        _of_thread.converter = VideoReformatter()
+    return _of_thread.converter
+
+
 def _exact() -> int:
     """Flags of FFmpeg's converter. Its own choice is fast: it rounds coarsely and takes the colour
     of two pixels for one, which moved the fake_probability of a face by up to 0.14."""
@@ -83,7 +97,10 @@ def _for_screens(frame: "VideoFrame") -> dict[str, int]:
 def _display_matrix(frame: "VideoFrame") -> tuple[int, int, int, int]:
     from av.sidedata.sidedata import Type
 
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    try:
+        data = frame.side_data.get(Type.DISPLAYMATRIX)
+    except ValueError:  # beside it, PyAV has met a kind of data that it does not know
+        return _ROTATIONS[round(frame.rotation / 90) % 4]
     if data is None or data.buffer_size < 20:
         return 1, 0, 0, 1
     matrix = np.frombuffer(data, np.int32)  # a b u c d v x y w
