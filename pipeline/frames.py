@@ -40,7 +40,8 @@ class Sampling:
         if self.every is not None:
             ends = np.append(index.times[1:], index.length)
             due = np.ceil((index.times - _SAME_TIME) / self.every) * self.every
-            return np.flatnonzero(due < ends - _SAME_TIME)
+            chosen = np.flatnonzero(due < ends - _SAME_TIME)
+            return chosen if len(chosen) else np.zeros(1, int)  # all is over in no time
         starts, length = _without_long_gaps(index)
         there = len(index)
         number = min(self.frames, round(there * index.promised / index.length))

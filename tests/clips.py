@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
+from io import RawIOBase
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,21 @@ def make_clip(
     return str(path)
 
 
+def piped(source: str, path: Path, container: str, header: dict[str, str] | None = None) -> str:
+    """A clip's packets, written to where nothing can be gone back to; the new file's path."""
+    with (
+        _Pipe(path) as pipe,
+        av.open(source) as clip,
+        av.open(pipe, "w", format=container, options=header or {}) as other,
+    ):
+        copy = other.add_stream_from_template(clip.streams.video[0])
+        for packet in clip.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                other.mux(packet)
+    return str(path)
+
+
 def numbered(number: int) -> Iterator[np.ndarray]:
     """Pictures that tell their number, up to 9999, by the grey levels of four columns."""
     for n in range(number):
@@ -84,3 +100,22 @@ def _silence(number: int) -> av.AudioFrame:
     frame.sample_rate, frame.pts = 44100, number * 1024
     frame.planes[0].update(bytes(4096))
     return frame
+
+
+class _Pipe(RawIOBase):
+    """A file that cannot be gone back in."""
+
+    def __init__(self, path: Path):
+        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 (closed with the pipe)
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+    def write(self, data) -> int:
+        return self._file.write(data)
+
+    def close(self) -> None:
+        self._file.close()
