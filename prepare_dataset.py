@@ -26,12 +26,12 @@ import json
 from pathlib import Path
 
 from pipeline.commands import run, script_parser
+from pipeline.cropping import CropSettings
 from pipeline.errors import UserError
 from pipeline.faces import DEFAULT_MARGIN
 from pipeline.files import atomic_write
 from pipeline.known_sets import describe_known_sets
 from pipeline.preparation import (
-    CropSettings,
     find_files,
     make_crops,
     plan_splits,

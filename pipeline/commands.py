@@ -142,13 +142,14 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
 
     Returns 0, or 1 where some photos could not be scored. Raises UserError.
     """
+    from pipeline.frames import Sampling, with_frames
     from pipeline.inputs import find_photos
     from pipeline.memory import keep_freed_memory
     from pipeline.row_files import open_output
     from pipeline.row_table import Summary
     from pipeline.rows import COMPARED_FIELDS, FIELDS
     from pipeline.scoring import Scorer
-    from pipeline.video import Sampling, join, with_frames
+    from pipeline.video import join
 
     keep_freed_memory()
     detectors = open_detectors(args.weights, networks, args.fake_labels)

@@ -15,11 +15,11 @@ from pipeline.images import PHOTO_SUFFIXES
 from pipeline.path_lists import read_list
 
 if TYPE_CHECKING:
-    from pipeline.video import Frame
+    from pipeline.frames import Frame
 
 VIDEO_SUFFIXES: frozenset[str] = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv"}
-    | {".3gp", ".3g2", ".ogv", ".mts", ".m2ts"}
+    | {".3gp", ".3g2", ".ogv", ".ts", ".mts", ".m2ts"}
 )
 """The endings, in lower case, of the files that are taken for videos."""
 
@@ -29,7 +29,7 @@ class Photo(NamedTuple):
 
     `read` gives the picture (height, width, 3) uint8, or raises ImageError, where it is no file at
     `path`: an upload, a frame of a video. Then `frame` says which; a path to a video as a whole is
-    a `Photo`, too, until video.with_frames has put its frames in its place.
+    a `Photo`, too, until frames.with_frames has put its frames in its place.
     """
 
     path: str

@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 import skimage.data
 
+from pipeline.crop_journal import Crop, PlannedFile
+from pipeline.cropping import CropSettings
 from pipeline.dataset import FAKE, REAL, load_dataset
 from pipeline.errors import UserError
 from pipeline.images import read_image
 from pipeline.known_sets import SourceFile
 from pipeline.preparation import (
-    Crop,
-    CropSettings,
-    PlannedFile,
     find_files,
     make_crops,
     plan_splits,
