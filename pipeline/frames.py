@@ -4,7 +4,6 @@ A frame is read as a photo is, by any thread and at any time. What they have in 
 file, the state of its decoder) is in their video, which decodes them one after the other.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 from pipeline.errors import ImageError
 from pipeline.frame_pixels import frame_pixels
 from pipeline.frame_reader import FrameReader
-from pipeline.inputs import VIDEO_SUFFIXES, Photo
+from pipeline.inputs import Photo, is_video_file
 from pipeline.video_file import FrameIndex, index_frames
 
 _SAME_TIME = 0.002  # seconds; Matroska rounds to a thousandth
@@ -72,8 +71,7 @@ def with_frames(photos: Iterable[Photo], sampling: Sampling) -> Iterator[Photo]:
     read, or when nobody holds any of them.
     """
     for photo in photos:
-        is_video = os.path.splitext(photo.path)[1].lower() in VIDEO_SUFFIXES
-        if photo.error or photo.read or not is_video:
+        if photo.error or photo.read or not is_video_file(photo.path):
             yield photo
         else:
             yield from _frames_of(photo.path, sampling)

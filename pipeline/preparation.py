@@ -26,6 +26,7 @@ from pipeline.errors import ImageError, UserError
 from pipeline.faces import FaceFinder
 from pipeline.files import atomic_write
 from pipeline.known_sets import SourceFile, files_of
+from pipeline.machine import usable_cores
 
 MANIFEST_COLUMNS = (
     *("path", "label", "generator", "group", "split", "source", "frame"),
@@ -218,7 +219,7 @@ def _in_threads(
     items: Sequence[PlannedFile], settings: CropSettings, workers: int | None
 ) -> Iterator[tuple[PlannedFile, list[CroppedFace] | ImageError]]:
     """Each file with its faces, or with the reason why there are none, as they become ready."""
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or usable_cores()
     finder = FaceFinder() if items and settings.face != "none" else None
 
     def work(item: PlannedFile) -> list[CroppedFace] | ImageError:

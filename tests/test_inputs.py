@@ -272,3 +272,13 @@ def test_every_photo_of_any_tree_is_found_once(tmp_path_factory, tree):
     make(top, *paths)
     assert sorted(found(str(top))) == sorted(f"{top}/{path}" for path in paths)
     assert sorted(found(*(f"{top}/{path}" for path in paths))) == sorted(found(str(top)))
+
+
+def test_programs_in_typescript_are_no_videos(tmp_path):
+    packet = b"G" + bytes(187)
+    (tmp_path / "clip.ts").write_bytes(packet * 10)
+    (tmp_path / "cut.ts").write_bytes(packet[100:] + packet * 10)
+    (tmp_path / "program.ts").write_text("export const answer = 42;\n" * 100)
+    finder = find_photos([str(tmp_path)])
+    assert [Path(photo.path).name for photo in finder] == ["clip.ts", "cut.ts"]
+    assert finder.skipped == 1
