@@ -30,6 +30,7 @@ from pipeline.files import atomic_write
 from pipeline.images import read_image
 from pipeline.inputs import VIDEO_SUFFIXES
 from pipeline.known_sets import SourceFile, files_of
+from pipeline.pixels import shrink
 
 SPLITS = ("train", "validate", "test")
 MANIFEST_COLUMNS = (
@@ -451,12 +452,7 @@ def _frames(path: Path, count: int) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _shrunk(image: np.ndarray, size: int | None) -> np.ndarray:
-    height, width = image.shape[:2]
-    if size is None or max(height, width) <= size:
-        return image
-    scale = size / max(height, width)
-    target = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(image, target, interpolation=cv2.INTER_AREA)
+    return image if size is None else shrink(image, size)
 
 
 def _png(image: np.ndarray) -> bytes:
