@@ -404,9 +404,9 @@ class Layer(nn.Module):
         return downsample(x, self.down_filter, self.down)
 
     def _modulated_convolution(self, x: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
-        """Scaling the weights by the styles is scaling what they are multiplied with. Except
-        in ToRGB each output channel is brought back to unit deviation (Karras et al., "Analyzing
-        and Improving the Image Quality of StyleGAN", CVPR 2020, section 2.2)."""
+        """Scaling the weights by the styles is scaling what they are multiplied with. Except in
+        ToRGB each output channel is brought back to unit standard deviation (Karras et al.,
+        "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020, section 2.2)."""
         weight = self.weight
         gain = self.magnitude_ema.rsqrt()
         if self.is_to_rgb:
@@ -414,10 +414,10 @@ class Layer(nn.Module):
             return F.conv2d(x * (styles * gain)[:, :, None, None], weight)
         weight = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
         styles = styles * styles.square().mean(1, keepdim=True).rsqrt()
-        deviation = (styles.square() @ weight.square().sum((2, 3)).T + 1e-8).sqrt()
+        std = (styles.square() @ weight.square().sum((2, 3)).T + 1e-8).sqrt()
         x = x * (styles * gain)[:, :, None, None]
         x = F.conv2d(x, weight, padding=weight.shape[-1] - 1)  # the canvas grows, then is cropped
-        return x / deviation[:, :, None, None]
+        return x / std[:, :, None, None]
 
     def _clamp(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.conv_clamp is None else x.clamp_(-self.conv_clamp, self.conv_clamp)

@@ -90,7 +90,7 @@ class PhotoFinder:
             if os.path.isdir(path):
                 self._matched += 1
                 yield from self._walk(path, self._walked)
-            elif not _ends_rightly(path):
+            elif not _has_media_suffix(path):
                 self.skipped += 1
             else:
                 self._matched += 1
@@ -143,7 +143,7 @@ class PhotoFinder:
                 path = os.path.join(folder, name)
                 if is_folder or not wanted(path):
                     continue
-                if not _ends_rightly(name):
+                if not _has_media_suffix(name):
                     self.skipped += 1
                     continue
                 self._matched += 1
@@ -160,7 +160,7 @@ class PhotoFinder:
             identity = _identity(folder or os.curdir)
         except OSError:  # gone since the pattern was matched: reading the photo says so
             return True
-        in_walked = identity in self._walked and _ends_rightly(name) and name[0] != "."
+        in_walked = identity in self._walked and _has_media_suffix(name) and name[0] != "."
         if in_walked or (identity, name) in self._named:
             return False
         self._named.add((identity, name))
@@ -212,7 +212,7 @@ def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     return bool(path) and fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
 
 
-def _ends_rightly(name: str) -> bool:
+def _has_media_suffix(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES | VIDEO_SUFFIXES
 
 

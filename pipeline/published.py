@@ -222,7 +222,7 @@ def _their_size(folder: Path) -> Architecture:
 
 
 def _their_scaling(folder: Path) -> PixelScaling:
-    """What preprocessor_config.json says; where it is missing, ViT's own mean and deviation."""
+    """What preprocessor_config.json says; where it is missing, ViT's own mean and std."""
     try:
         stored = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
         mean, std = stored["image_mean"], stored["image_std"]
