@@ -4,13 +4,10 @@ Karras, Aittala, Laine, Härkönen, Hellsten, Lehtinen, Aila: "Alias-Free Genera
 Networks", NeurIPS 2021 (arXiv:2106.12423). Written from the paper, for making pictures only: what
 training alone needs is left out, and so are classes. Plain torch operations in
 fp32, on a CPU or a GPU. Arguments, parameters and buffers have the official names, so that NVIDIA's
-weights fit once they are converted (pipeline/generation.py):
-
-    python -m models.stylegan3 convert stylegan3-r-ffhqu-256x256.pkl
+weights fit once they are converted (convert_stylegan3.py).
 """
 
 import math
-import runpy
 from dataclasses import dataclass
 
 import numpy as np
@@ -474,8 +471,3 @@ def _each_channel(taps: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """One filter for all channels, each for itself. On a CPU this takes less time than filtering
     the axes one after the other, which goes through the memory twice."""
     return taps.expand(x.shape[1], 1, -1, -1)
-
-
-if __name__ == "__main__":
-    # Run as a program it stands above pipeline/, which as a module it must not import.
-    runpy.run_module("pipeline.generation", run_name="__main__", alter_sys=True)
