@@ -74,20 +74,20 @@ def main() -> int:
     from pipeline.comparison_report import summary_table, write_report
     from pipeline.comparison_scores import score
 
-    found = find(args.detectors, args.data, args.sample, args.grid_sample, args.fake_labels)
-    for sentence in found.skipped + found.failed:
+    inputs = find(args.detectors, args.data, args.sample, args.grid_sample, args.fake_labels)
+    for sentence in inputs.skipped + inputs.failed:
         print(sentence, file=sys.stderr)
-    training_data = read_training_data(args.training_data, found.contestants)
-    scores = score(found, args.output / "scores.sqlite", args.device)
+    training_data = read_training_data(args.training_data, inputs.entries)
+    scores = score(inputs, args.output / "scores.sqlite", args.device)
     for path, sentence in scores.unreadable.items():
         print(f"{path}: {sentence}", file=sys.stderr)
     print("Measuring speed, drawing intervals and figures…", file=sys.stderr)
-    results = compare(found, scores, training_data, args.device)
-    figures = draw_all(found, scores, results, args.output / "figures")
+    results = compare(inputs, scores, training_data, args.device)
+    figures = draw_all(inputs, scores, results, args.output / "figures")
     write_report(args.output, results, figures)
     print(summary_table(results))
     if args.record:
-        for sentence in record_unseen(found, scores, training_data, args.detectors):
+        for sentence in record_unseen(inputs, scores, training_data, args.detectors):
             print(sentence, file=sys.stderr)
     print(f"The whole report: {args.output / 'index.html'}", file=sys.stderr)
     return 1 if results["failed"] else 0

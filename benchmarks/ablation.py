@@ -128,15 +128,15 @@ def is_trained(command: list[str], folder: Path) -> bool:
 def test(folder: Path, tests: list[Path], store: Path) -> dict:
     """Test set → the figures of a detector folder, as metrics.evaluate_with_auc_interval has them.
     Each picture is scored once; the scores are kept in the SQLite file `store`."""
-    found = find([folder], tests, sample=None, grid_sample=0)
-    if found.failed:
-        raise UserError(" ".join(found.failed))
-    scores = score(found, store)
-    [contestant] = found.contestants
-    threshold = contestant.calibration.threshold
+    inputs = find([folder], tests, sample=None, grid_sample=0)
+    if inputs.failed:
+        raise UserError(" ".join(inputs.failed))
+    scores = score(inputs, store)
+    [entry] = inputs.entries
+    threshold = entry.calibration.threshold
     return {
-        test_set.name: evaluate_with_auc_interval(*scores.labelled(contestant, test_set), threshold)
-        for test_set in found.sets
+        test_set.name: evaluate_with_auc_interval(*scores.labelled(entry, test_set), threshold)
+        for test_set in inputs.sets
     }
 
 
@@ -151,7 +151,7 @@ def report(results: list[dict], settings: dict, output: Path) -> None:
 
 def summary(results: list[dict]) -> list[dict]:
     """A row a variant: `variant`, `options`, `seeds`, and `tests`: test set → `figure` ("auc" or,
-    without fakes or real pictures, the recall there is), its `mean` and its `deviation` over the
+    without fakes or real pictures, the recall there is), its `mean` and its `std` over the
     seeds (with n - 1; None of a single one)."""
     rows = []
     for name in dict.fromkeys(result["variant"] for result in results):
@@ -163,7 +163,7 @@ def summary(results: list[dict]) -> list[dict]:
             tests[test_set] = {
                 "figure": figure,
                 "mean": float(np.mean(values)),
-                "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
             }
         seeds = [run["seed"] for run in runs]
         rows.append(
@@ -196,8 +196,8 @@ def as_table(rows: list[dict]) -> str:
 def as_cell(test: dict, bold: bool) -> str:
     number = "{:.3f}" if test["figure"] == "auc" else "{:.1%}"
     cell = number.format(test["mean"])
-    if test["deviation"] is not None:
-        cell += f" ± {number.format(test['deviation'])}"
+    if test["std"] is not None:
+        cell += f" ± {number.format(test['std'])}"
     return f"**{cell}**" if bold else cell
 
 

@@ -24,7 +24,7 @@ def efficientnet_b0(dropout: float = 0.5) -> keras.Model:
 
 
 def set_normalization(network: keras.Model) -> None:
-    """Let the first layers subtract ImageNet's mean and divide by its deviation.
+    """Let the first layers subtract ImageNet's mean and divide by its standard deviation.
 
     With its ImageNet weights keras.applications divides in two layers, without them not at all;
     here one layer always does, so that both are the same network.

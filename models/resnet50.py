@@ -15,7 +15,7 @@ SAVED_WITH_ADAPTER = ("fc", "bn1", "bn2", "bn3", "downsample.1")
 
 
 def resnet50(dropout: float = 0.0) -> nn.Module:
-    """(N, 3, 224, 224), normalized by ImageNet's mean and deviation → (N, 1) logits of fake."""
+    """(N, 3, 224, 224), normalized by ImageNet's mean and std → (N, 1) logits of fake."""
     return timm.create_model("resnet50", num_classes=1, drop_rate=dropout)
 
 

@@ -4,13 +4,10 @@ Karras, Aittala, Laine, Härkönen, Hellsten, Lehtinen, Aila: "Alias-Free Genera
 Networks", NeurIPS 2021 (arXiv:2106.12423). Written from the paper, for making pictures only: what
 training alone needs is left out, and so are classes. Plain torch operations in
 fp32, on a CPU or a GPU. Arguments, parameters and buffers have the official names, so that NVIDIA's
-weights fit once they are converted (pipeline/generation.py):
-
-    python -m models.stylegan3 convert stylegan3-r-ffhqu-256x256.pkl
+weights fit once they are converted (convert_stylegan3.py).
 """
 
 import math
-import runpy
 from dataclasses import dataclass
 
 import numpy as np
@@ -404,9 +401,9 @@ class Layer(nn.Module):
         return downsample(x, self.down_filter, self.down)
 
     def _modulated_convolution(self, x: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
-        """Scaling the weights by the styles is scaling what they are multiplied with. Except
-        in ToRGB each output channel is brought back to unit deviation (Karras et al., "Analyzing
-        and Improving the Image Quality of StyleGAN", CVPR 2020, section 2.2)."""
+        """Scaling the weights by the styles is scaling what they are multiplied with. Except in
+        ToRGB each output channel is brought back to unit standard deviation (Karras et al.,
+        "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020, section 2.2)."""
         weight = self.weight
         gain = self.magnitude_ema.rsqrt()
         if self.is_to_rgb:
@@ -414,10 +411,10 @@ class Layer(nn.Module):
             return F.conv2d(x * (styles * gain)[:, :, None, None], weight)
         weight = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
         styles = styles * styles.square().mean(1, keepdim=True).rsqrt()
-        deviation = (styles.square() @ weight.square().sum((2, 3)).T + 1e-8).sqrt()
+        std = (styles.square() @ weight.square().sum((2, 3)).T + 1e-8).sqrt()
         x = x * (styles * gain)[:, :, None, None]
         x = F.conv2d(x, weight, padding=weight.shape[-1] - 1)  # the canvas grows, then is cropped
-        return x / deviation[:, :, None, None]
+        return x / std[:, :, None, None]
 
     def _clamp(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.conv_clamp is None else x.clamp_(-self.conv_clamp, self.conv_clamp)
@@ -474,8 +471,3 @@ def _each_channel(taps: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """One filter for all channels, each for itself. On a CPU this takes less time than filtering
     the axes one after the other, which goes through the memory twice."""
     return taps.expand(x.shape[1], 1, -1, -1)
-
-
-if __name__ == "__main__":
-    # Run as a program it stands above pipeline/, which as a module it must not import.
-    runpy.run_module("pipeline.generation", run_name="__main__", alter_sys=True)

@@ -18,6 +18,7 @@ from models import Architecture
 from pipeline.dataset import FAKE, REAL, Sample
 from pipeline.files import atomic_write
 from pipeline.images import read_image, resize
+from pipeline.pixels import recompress
 
 _FILTERS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 
@@ -179,7 +180,7 @@ def _screenshot(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     )
     if random.random() < 0.5:  # the others are kept as PNG
         quality = int(random.integers(60, 96))
-        image = _recompress(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, quality)
+        image = recompress(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
     return resize(image, size, "area")
 
 
@@ -196,14 +197,8 @@ def _brightness(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _jpeg(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    return _recompress(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, int(random.integers(30, 101)))
+    return recompress(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(30, 101))])
 
 
 def _webp(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    return _recompress(image, ".webp", cv2.IMWRITE_WEBP_QUALITY, int(random.integers(30, 101)))
-
-
-def _recompress(image: np.ndarray, suffix: str, flag: int, quality: int) -> np.ndarray:
-    written, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [flag, quality])
-    assert written
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return recompress(image, ".webp", [cv2.IMWRITE_WEBP_QUALITY, int(random.integers(30, 101))])

@@ -22,6 +22,7 @@ from pipeline.dataset import Dataset
 from pipeline.engine import Recipe
 from pipeline.images import read_image, resize
 from pipeline.machine import ROOT, usable_memory
+from pipeline.pixels import shrink
 from pipeline.sampling import Epochs
 from pipeline.self_blending import SelfBlender
 
@@ -162,11 +163,7 @@ class Batches:
 
     def _shrink(self, image: np.ndarray) -> np.ndarray:
         # Training crops and resizes further: more than twice the input would be kept for nothing.
-        scale = 2 * self._size / max(image.shape[:2])
-        if scale >= 1:
-            return image
-        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-        return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        return shrink(image, 2 * self._size)
 
     def _resize(self, image: np.ndarray) -> np.ndarray:
         return resize(image, self._size, self._recipe.resize_filter)

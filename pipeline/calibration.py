@@ -21,6 +21,7 @@ RULES = (
     "equally common), or a number 0…1"
 )
 DEGRADED_RULE = "degraded-fpr"
+ECE_BINS = 15
 FEWEST_OF_A_SOURCE = 50  # real faces, to choose a threshold by
 # A face counts as real only where no more than this share of the validation fakes scores as low.
 MISSED_FAKES = 0.05
@@ -138,9 +139,9 @@ def choose_threshold(
         return max(_passing_of_each(scores, names, fake, share) for scores in versions)
     if rule in ("eer", "accuracy"):
         candidates = np.unique(np.concatenate([real, fake]))
-        false_alarms = 1 - np.searchsorted(np.sort(real), candidates) / len(real)
-        misses = np.searchsorted(fake, candidates) / len(fake)
-        cost = np.abs(false_alarms - misses) if rule == "eer" else false_alarms + misses
+        fpr = 1 - np.searchsorted(np.sort(real), candidates) / len(real)
+        fnr = np.searchsorted(fake, candidates) / len(fake)
+        cost = np.abs(fpr - fnr) if rule == "eer" else fpr + fnr
         return float(candidates[np.argmin(cost)])
     return _share(rule, rule)
 
@@ -170,16 +171,22 @@ def _passing(real: np.ndarray, fake: np.ndarray, share: float) -> float:
 
 
 def expected_calibration_error(
-    labels: np.ndarray, probabilities: np.ndarray, bins: int = 15
+    labels: np.ndarray, probabilities: np.ndarray, bins: int = ECE_BINS
 ) -> float:
     """ECE, 0…1: how far fake_probability is from the share of fakes, over bins of equal width.
 
     Each bin counts by its share of the pictures (Guo et al. 2017, equation 3, with the predicted
     probability of one class in the place of the confidence).
     """
-    bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
+    bin_of = equal_width_bins(probabilities, bins)
     gaps = np.bincount(bin_of, weights=probabilities - labels, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))
+
+
+def equal_width_bins(probabilities: np.ndarray, bins: int) -> np.ndarray:
+    """Which of so many bins of equal width each probability (0…1, of any shape) falls into, from 0;
+    1 falls into the last."""
+    return np.minimum((probabilities * bins).astype(int), bins - 1)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.comparison_entries import Contestant, Found, TestSet, kind_of
+from pipeline.comparison_entries import ComparisonInputs, Entry, TestSet, kind_of
 from pipeline.comparison_scores import BATCH_SIZE, Scores, input_of
 from pipeline.dataset import FAKE, REAL, Sample
 from pipeline.errors import UserError
@@ -26,22 +26,24 @@ from pipeline.shares import Estimate
 
 
 def compare(
-    found: Found, scores: Scores, training_data: dict[str, set[str]], device: str = "auto"
+    inputs: ComparisonInputs,
+    scores: Scores,
+    training_data: dict[str, set[str]],
+    device: str = "auto",
 ) -> dict:
     """All figures, as plain numbers in lists and dicts; see the keys below. Measures speed, too.
 
     `training_data` says which test sets' kinds each detector has seen, by its label; of a detector
     that is not in it, nothing is known.
     """
-    sets = [test_set for test_set in found.sets if scores.readable(test_set).any()]
+    sets = [test_set for test_set in inputs.sets if scores.readable(test_set).any()]
     if not sets:
         raise UserError("Not one picture of the test sets can be read.")
-    milliseconds = measure_speed(found, scores, device)
+    milliseconds = measure_speed(inputs, scores, device)
     return {
         "detectors": [
-            _description(contestant, found, scores)
-            | {"milliseconds": milliseconds[contestant.label]}
-            for contestant in found.contestants
+            _description(entry, inputs, scores) | {"milliseconds": milliseconds[entry.label]}
+            for entry in inputs.entries
         ],
         "test_sets": [
             {
@@ -54,39 +56,39 @@ def compare(
         ],
         "results": [
             {
-                "detector": contestant.label,
+                "detector": entry.label,
                 "test_set": test_set.name,
-                "kind": kind_of(contestant, test_set.name, training_data),
-                "figures": _measured(contestant, test_set, scores),
+                "kind": kind_of(entry, test_set.name, training_data),
+                "figures": _measured(entry, test_set, scores),
             }
-            for contestant in found.contestants
+            for entry in inputs.entries
             for test_set in sets
         ],
-        "paired": [row for test_set in sets for row in _paired(found, test_set, scores)],
+        "paired": [row for test_set in sets for row in _paired(inputs, test_set, scores)],
         "robustness": [
             row
-            for contestant in found.contestants
+            for entry in inputs.entries
             for test_set in sets
-            for row in _robustness(contestant, test_set, scores)
+            for row in _robustness(entry, test_set, scores)
         ],
-        "skipped": found.skipped,
-        "failed": found.failed
+        "skipped": inputs.skipped,
+        "failed": inputs.failed
         + [f"{path}: {sentence}" for path, sentence in scores.unreadable.items()],
     }
 
 
 def worst_mistakes(
-    contestant: Contestant, sets: Iterable[TestSet], scores: Scores, count: int
+    entry: Entry, sets: Iterable[TestSet], scores: Scores, count: int
 ) -> dict[int, list[tuple[float, str, Sample]]]:
     """The clean pictures of each class that it is most wrong about, the worst first: label →
     (fake_probability, the set's name, the sample). Only such as it calls wrong."""
     wrong: dict[int, list] = {REAL: [], FAKE: []}
     for test_set in sets:
         readable = np.flatnonzero(scores.readable(test_set))
-        _, probabilities = scores.labelled(contestant, test_set)
+        _, probabilities = scores.labelled(entry, test_set)
         for index, probability in zip(readable, probabilities.tolist(), strict=True):
             sample = test_set.samples[index]
-            if (probability >= contestant.calibration.threshold) != (sample.label == FAKE):
+            if (probability >= entry.calibration.threshold) != (sample.label == FAKE):
                 wrong[sample.label].append((probability, test_set.name, sample))
     return {
         label: sorted(mistakes, key=lambda row: row[0], reverse=label == REAL)[:count]
@@ -94,21 +96,21 @@ def worst_mistakes(
     }
 
 
-def _description(contestant: Contestant, found: Found, scores: Scores) -> dict:
-    detector = contestant.detector
+def _description(entry: Entry, inputs: ComparisonInputs, scores: Scores) -> dict:
+    detector = entry.detector
     described = {
-        "name": contestant.label,
-        "start": contestant.start,
-        "threshold": contestant.calibration.threshold,
-        "rule": contestant.calibration.rule,
+        "name": entry.label,
+        "start": entry.start,
+        "threshold": entry.calibration.threshold,
+        "rule": entry.calibration.rule,
     }
-    ranked = [test_set for test_set in found.sets if scores.can_be_ranked(test_set)]
+    ranked = [test_set for test_set in inputs.sets if scores.can_be_ranked(test_set)]
     if ranked:
-        described["mean_auc"] = mean_auc(contestant, ranked, scores)
+        described["mean_auc"] = mean_auc(entry, ranked, scores)
     if detector is None:
-        parts = [_description(member, found, scores) for member in contestant.members]
+        parts = [_description(member, inputs, scores) for member in entry.members]
         return described | {
-            "architecture": " + ".join(member.label for member in contestant.members),
+            "architecture": " + ".join(member.label for member in entry.members),
             **{name: sum(part[name] for part in parts) for name in ("parameters", "megabytes")},
             "minutes": None,
         }
@@ -116,16 +118,16 @@ def _description(contestant: Contestant, found: Found, scores: Scores) -> dict:
         "architecture": detector.architecture.name,
         "parameters": count_parameters(detector.graph),
         "megabytes": detector.graph.stat().st_size / 1e6,
-        "minutes": contestant.training.get("minutes"),
+        "minutes": entry.training.get("minutes"),
     }
 
 
-def mean_auc(contestant: Contestant, sets: Sequence[TestSet], scores: Scores) -> Estimate:
+def mean_auc(entry: Entry, sets: Sequence[TestSet], scores: Scores) -> Estimate:
     """The mean of its AUCs on sets that can be ranked, at least one; the interval is DeLong's, as
     of sets that share no picture."""
     areas = []
     for test_set in sets:
-        labels, probabilities = scores.labelled(contestant, test_set)
+        labels, probabilities = scores.labelled(entry, test_set)
         areas.append(auc_covariance(labels, probabilities[None]))
     mean = float(np.mean([area[0] for area, _ in areas]))
     half = 1.96 * float(np.sqrt(sum(variance[0, 0] for _, variance in areas))) / len(areas)
@@ -141,7 +143,9 @@ def count_parameters(graph: Path) -> int:
     return sum(int(np.prod(t.dims)) for t in stored if t.data_type not in integers)
 
 
-def measure_speed(found: Found, scores: Scores, device: str = "auto") -> dict[str, float]:
+def measure_speed(
+    inputs: ComparisonInputs, scores: Scores, device: str = "auto"
+) -> dict[str, float]:
     """Milliseconds that each detector's network takes a picture, by its label.
 
     In batches of BATCH_SIZE, the median of five after one to warm up; without decoding and face
@@ -149,18 +153,18 @@ def measure_speed(found: Found, scores: Scores, device: str = "auto") -> dict[st
     """
     paths = [
         sample.path
-        for test_set in found.sets
+        for test_set in inputs.sets
         for sample in test_set.samples
         if sample.path not in scores.unreadable
     ][:BATCH_SIZE]
     images = [read_image(path) for path in paths]
     milliseconds: dict[str, float] = {}
-    for contestant in found.contestants:
-        if contestant.members:
-            parts = [milliseconds[member.label] for member in contestant.members]
-            milliseconds[contestant.label] = sum(parts)
+    for entry in inputs.entries:
+        if entry.members:
+            parts = [milliseconds[member.label] for member in entry.members]
+            milliseconds[entry.label] = sum(parts)
             continue
-        detector = contestant.detector
+        detector = entry.detector
         inputs = np.stack([input_of(detector)(image) for image in images])
         inputs = np.resize(inputs, (BATCH_SIZE, *inputs.shape[1:]))  # repeated where there are few
         runtime = Runtime.of(detector, device)
@@ -170,24 +174,21 @@ def measure_speed(found: Found, scores: Scores, device: str = "auto") -> dict[st
             started = time.perf_counter()
             runtime.logits(inputs)
             times.append(time.perf_counter() - started)
-        milliseconds[contestant.label] = 1000 * statistics.median(times) / BATCH_SIZE
+        milliseconds[entry.label] = 1000 * statistics.median(times) / BATCH_SIZE
     return milliseconds
 
 
-def _measured(contestant: Contestant, test_set: TestSet, scores: Scores) -> dict[str, Estimate]:
-    labels, probabilities = scores.labelled(contestant, test_set)
-    return evaluate_with_intervals(labels, probabilities, contestant.calibration.threshold)
+def _measured(entry: Entry, test_set: TestSet, scores: Scores) -> dict[str, Estimate]:
+    labels, probabilities = scores.labelled(entry, test_set)
+    return evaluate_with_intervals(labels, probabilities, entry.calibration.threshold)
 
 
-def _paired(found: Found, test_set: TestSet, scores: Scores) -> Iterator[dict]:
-    """DeLong's test of each two contestants, adjusted for their number (Holm)."""
+def _paired(inputs: ComparisonInputs, test_set: TestSet, scores: Scores) -> Iterator[dict]:
+    """DeLong's test of each two entries, adjusted for their number (Holm)."""
     if not scores.can_be_ranked(test_set):
         return
     labels = test_set.labels[scores.readable(test_set)]
-    probabilities = {
-        contestant.label: scores.labelled(contestant, test_set)[1]
-        for contestant in found.contestants
-    }
+    probabilities = {entry.label: scores.labelled(entry, test_set)[1] for entry in inputs.entries}
     pairs = list(combinations(probabilities, 2))
     tests = [delong_test(labels, *(probabilities[label] for label in pair)) for pair in pairs]
     adjusted = holm([test.p for test in tests])
@@ -202,7 +203,7 @@ def _paired(found: Found, test_set: TestSet, scores: Scores) -> Iterator[dict]:
         }
 
 
-def _robustness(contestant: Contestant, test_set: TestSet, scores: Scores) -> Iterator[dict]:
+def _robustness(entry: Entry, test_set: TestSet, scores: Scores) -> Iterator[dict]:
     """The figures of each cell, the clean one's too, on the pictures that the grid has.
 
     `auc_change` is from clean to degraded, with DeLong's interval: the pictures are the same.
@@ -212,17 +213,17 @@ def _robustness(contestant: Contestant, test_set: TestSet, scores: Scores) -> It
         [test_set.samples[index] for index in np.flatnonzero(test_set.grid)],
         np.ones(int(test_set.grid.sum()), bool),
     )
-    labels, clean = scores.labelled(contestant, on_grid)
+    labels, clean = scores.labelled(entry, on_grid)
     if not len(labels):
         return
     for degradation in GRID:
-        _, probabilities = scores.labelled(contestant, on_grid, degradation)
-        figures = evaluate(labels, probabilities, contestant.calibration.threshold)
+        _, probabilities = scores.labelled(entry, on_grid, degradation)
+        figures = evaluate(labels, probabilities, entry.calibration.threshold)
         change = None
         if scores.can_be_ranked(on_grid):
             change = delong_test(labels, probabilities, clean).difference
         yield {
-            "detector": contestant.label,
+            "detector": entry.label,
             "test_set": test_set.name,
             "degradation": degradation,
             "images": figures["images"],

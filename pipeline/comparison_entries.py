@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.special import logit
 
 from pipeline.calibration import Calibration, sigmoid
 from pipeline.commands import open_detector
@@ -28,13 +29,13 @@ KINDS = WEIGHTS / "kinds.csv"
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Entry:
     """A row of the comparison: a detector, or the ensemble of `members`, which has none."""
 
     label: str
     calibration: Calibration
     detector: Detector | None
-    members: tuple["Contestant", ...] = ()
+    members: tuple["Entry", ...] = ()
 
     @property
     def is_calibrated(self) -> bool:
@@ -70,14 +71,14 @@ class TestSet:
 
 
 @dataclass
-class Found:
+class ComparisonInputs:
     """What a comparison was asked to look at: what is good, and sentences on what is not.
 
     `skipped` is no detector or test set and was not meant to be one; `failed` is broken.
     `histories` are the epochs of each training by its label (see runs.read_history).
     """
 
-    contestants: list[Contestant] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
     sets: list[TestSet] = field(default_factory=list)
     histories: dict[str, list[dict]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
@@ -90,7 +91,7 @@ def find(
     sample: int | None,
     grid_sample: int,
     fake_labels: Sequence[str] = (),
-) -> Found:
+) -> ComparisonInputs:
     """Open the detectors and list the pictures of the test sets.
 
     A path of `detectors` may be anything that lies beside detectors: what is none is skipped with a
@@ -99,58 +100,63 @@ def find(
     classifiers' classes that mean fake. Raises UserError where no detector
     or no test set is left.
     """
-    found = Found()
+    inputs = ComparisonInputs()
     labels = FakeLabels(fake_labels)
     for path in detectors:
-        _open(path, found, labels)
-    if not found.contestants:
-        raise UserError("\n".join(found.skipped + found.failed + ["There is no detector to test."]))
+        _open(path, inputs, labels)
+    if not inputs.entries:
+        raise UserError(
+            "\n".join(inputs.skipped + inputs.failed + ["There is no detector to test."])
+        )
     labels.require_used()
-    found.contestants = _with_own_labels(found.contestants)
-    for contestant in found.contestants:
-        if history := _history(contestant.detector.folder):
-            found.histories[contestant.label] = history
-    if ensemble := make_ensemble(found.contestants):
-        found.contestants.append(ensemble)
+    inputs.entries = _with_own_labels(inputs.entries)
+    for entry in inputs.entries:
+        if history := _history(entry.detector.folder):
+            inputs.histories[entry.label] = history
+    if ensemble := make_ensemble(inputs.entries):
+        inputs.entries.append(ensemble)
     data = list(data)
     names = [path.resolve().stem for path in data]
     for path, name in zip(data, names, strict=True):
         if os.path.isfile(path) and path.suffix.lower() != ".csv":
-            found.skipped.append(f"{path}: neither a folder of pictures nor a CSV file.")
+            inputs.skipped.append(f"{path}: neither a folder of pictures nor a CSV file.")
             continue
         try:
             samples = load_samples(path)
         except UserError as error:
-            found.failed.append(str(error).splitlines()[0])
+            inputs.failed.append(str(error).splitlines()[0])
             continue
         samples = _spread(samples, sample)
         chosen = {id(picture) for picture in _spread(samples, grid_sample)}
         grid = np.array([id(picture) in chosen for picture in samples])
         unique = name if names.count(name) == 1 else f"{path.resolve().parent.name}/{name}"
-        found.sets.append(TestSet(unique, samples, grid))
-    if not found.sets:
-        raise UserError("\n".join(found.skipped + found.failed + ["There is no test set."]))
-    return found
+        inputs.sets.append(TestSet(unique, samples, grid))
+    if not inputs.sets:
+        raise UserError("\n".join(inputs.skipped + inputs.failed + ["There is no test set."]))
+    return inputs
 
 
-def make_ensemble(contestants: Sequence[Contestant]) -> Contestant | None:
-    """The mean of the calibrated logits of all calibrated contestants, where there are two.
+def make_ensemble(entries: Sequence[Entry]) -> Entry | None:
+    """The mean of the calibrated logits of all calibrated entries, where there are two.
 
     Its threshold is the mean of theirs, as logits: chosen on no picture, neither to test nor to
     validate with.
     """
-    members = tuple(contestant for contestant in contestants if contestant.is_calibrated)
+    members = tuple(entry for entry in entries if entry.is_calibrated)
     if len(members) < 2:
         return None
     threshold, uncertain = (
-        float(sigmoid(np.mean([_logit(getattr(member.calibration, name)) for member in members])))
-        for name in ("threshold", "uncertain_from")
+        float(sigmoid(np.mean(logit(np.clip(values, 1e-12, 1 - 1e-12)))))
+        for values in (
+            [member.calibration.threshold for member in members],
+            [member.calibration.uncertain_from for member in members],
+        )
     )
     calibration = Calibration(1.0, threshold, uncertain, "mean of the members' thresholds")
-    return Contestant(ENSEMBLE, calibration, None, members)
+    return Entry(ENSEMBLE, calibration, None, members)
 
 
-def read_training_data(path: Path | None, contestants: Iterable[Contestant]) -> dict[str, set[str]]:
+def read_training_data(path: Path | None, entries: Iterable[Entry]) -> dict[str, set[str]]:
     """Which kinds each detector was trained on: label → names of test sets.
 
     From a CSV file (None: weights/kinds.csv) with the columns detector,generator: a line for each
@@ -171,24 +177,24 @@ def read_training_data(path: Path | None, contestants: Iterable[Contestant]) -> 
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file_path}: this file cannot be read ({error}).") from None
     known = {}
-    for contestant in contestants:
-        for name in (contestant.training.get("fingerprint"), contestant.label):  # the label wins
+    for entry in entries:
+        for name in (entry.training.get("fingerprint"), entry.label):  # the label wins
             if name in listed:
-                known[contestant.label] = listed[name]
+                known[entry.label] = listed[name]
     return known
 
 
-def kind_of(contestant: Contestant, test_set: str, training_data: dict[str, set[str]]) -> str:
+def kind_of(entry: Entry, test_set: str, training_data: dict[str, set[str]]) -> str:
     """ "seen", "unseen" or "not stated": whether the detector was trained on this kind.
 
     An ensemble has seen what one of its members has.
     """
-    if contestant.members:
-        kinds = {kind_of(member, test_set, training_data) for member in contestant.members}
+    if entry.members:
+        kinds = {kind_of(member, test_set, training_data) for member in entry.members}
         return next(kind for kind in ("seen", "not stated", "unseen") if kind in kinds)
-    if contestant.label not in training_data:
+    if entry.label not in training_data:
         return "not stated"
-    return "seen" if test_set in training_data[contestant.label] else "unseen"
+    return "seen" if test_set in training_data[entry.label] else "unseen"
 
 
 def key_of(detector: Detector) -> str:
@@ -199,37 +205,37 @@ def key_of(detector: Detector) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _open(path: Path, found: Found, fake_labels: FakeLabels) -> None:
+def _open(path: Path, inputs: ComparisonInputs, fake_labels: FakeLabels) -> None:
     is_detector = (path / "detector.json").exists() or str(path).startswith("hf-hub:")
     if os.path.exists(path) and not is_detector and not is_published(path):
         if path.is_dir() and (history := _history(path)):
-            found.histories[path.name] = history
-            found.skipped.append(
+            inputs.histories[path.name] = history
+            inputs.skipped.append(
                 f"{path}: a training that is not finished; only its curve is drawn."
             )
         else:
-            found.skipped.append(f"{path}: not a detector.")
+            inputs.skipped.append(f"{path}: not a detector.")
         return
     try:
         detector = open_detector(path, fake_labels=fake_labels)
     except UserError as error:
-        found.failed.append(str(error))
+        inputs.failed.append(str(error))
         return
-    found.contestants.append(Contestant(detector.name, detector.calibration, detector))
+    inputs.entries.append(Entry(detector.name, detector.calibration, detector))
 
 
-def _with_own_labels(contestants: list[Contestant]) -> list[Contestant]:
-    """The contestants with labels that differ: the name, or the folder's path where two share it.
+def _with_own_labels(entries: list[Entry]) -> list[Entry]:
+    """The entries with labels that differ: the name, or the folder's path where two share it.
     What is given twice, with the same graph and calibration, counts once."""
-    unique: dict[tuple[str, Calibration], Contestant] = {}
-    for contestant in contestants:
-        unique.setdefault((key_of(contestant.detector), contestant.calibration), contestant)
-    names = [contestant.label for contestant in unique.values()]
+    unique: dict[tuple[str, Calibration], Entry] = {}
+    for entry in entries:
+        unique.setdefault((key_of(entry.detector), entry.calibration), entry)
+    names = [entry.label for entry in unique.values()]
     return [
-        contestant
-        if names.count(contestant.label) == 1 and contestant.label != ENSEMBLE
-        else replace(contestant, label=str(contestant.detector.folder))
-        for contestant in unique.values()
+        entry
+        if names.count(entry.label) == 1 and entry.label != ENSEMBLE
+        else replace(entry, label=str(entry.detector.folder))
+        for entry in unique.values()
     ]
 
 
@@ -253,8 +259,3 @@ def _spread(samples: list[Sample], count: int | None) -> list[Sample]:
             of_class = [of_class[index] for index in indices]
         chosen += of_class
     return chosen
-
-
-def _logit(probability: float) -> float:
-    probability = min(max(probability, 1e-12), 1 - 1e-12)
-    return float(np.log(probability / (1 - probability)))

@@ -18,29 +18,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.comparison import worst_mistakes
-from pipeline.comparison_entries import Contestant, Found, TestSet
-from pipeline.comparison_scores import Scores, input_of
+from pipeline.comparison_entries import ComparisonInputs, TestSet
+from pipeline.comparison_mistakes import MISTAKES, draw_mistakes, explain_mistakes, in_two_lines
+from pipeline.comparison_scores import Scores
 from pipeline.dataset import CLASS_NAMES, FAKE, REAL
-from pipeline.errors import UserError
-from pipeline.explanation import Explainer, overlay
 from pipeline.files import atomic_write
-from pipeline.images import read_image, resize
 from pipeline.metrics import bootstrap_weights, roc
 from pipeline.robustness import GRID
 
-MISTAKES = 8  # of each class in a gallery
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (10, 2)), (0, (2, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _CHANCE = {"color": "0.55", "linewidth": 1, "linestyle": (0, (1, 3))}
 _COLUMNS = 3
-_OPACITY = 0.7  # of the heat: with less of it, a grey print shows the face's light as heat
 
 
-def draw_all(found: Found, scores: Scores, results: dict, folder: Path) -> dict[str, str]:
+def draw_all(
+    inputs: ComparisonInputs, scores: Scores, results: dict, folder: Path
+) -> dict[str, str]:
     """Draw every figure that the results allow into `folder`; file name (.png) → its caption."""
-    style = _styles([contestant.label for contestant in found.contestants])
-    both = [test_set for test_set in found.sets if scores.can_be_ranked(test_set)]
+    style = _styles([entry.label for entry in inputs.entries])
+    both = [test_set for test_set in inputs.sets if scores.can_be_ranked(test_set)]
     drawn: dict[str, str] = {}
 
     def keep(name: str, caption: str, figure: Figure) -> None:
@@ -51,13 +49,13 @@ def draw_all(found: Found, scores: Scores, results: dict, folder: Path) -> dict[
         keep(
             "roc",
             "ROC curves; bands: 95 % bootstrap intervals; marks: at the shipped threshold.",
-            _panels(both, lambda axes, s: _roc(axes, s, found, scores, style)),
+            _panels(both, lambda axes, s: _roc(axes, s, inputs, scores, style)),
         )
         keep(
             "reliability",
             "Reliability: of the pictures that are given a probability, how many are fake. Below "
             "the diagonal a detector accuses too much. Groups of as many pictures each.",
-            _panels(both, lambda axes, s: _reliability(axes, s, found, scores, style)),
+            _panels(both, lambda axes, s: _reliability(axes, s, inputs, scores, style)),
         )
     keep(
         "confusion",
@@ -79,21 +77,21 @@ def draw_all(found: Found, scores: Scores, results: dict, folder: Path) -> dict[
                 f"{row['name']}: what degradations cost; brighter is better.",
                 draw_robustness(row["name"], cells),
             )
-    if found.histories:
+    if inputs.histories:
         keep(
             "training",
             "Validation AUC by epoch; rings: the best epoch of each training.",
-            draw_training_curves(found.histories),
+            draw_training_curves(inputs.histories),
         )
-    for contestant in found.contestants:
-        mistakes = worst_mistakes(contestant, found.sets, scores, MISTAKES)
+    for entry in inputs.entries:
+        mistakes = worst_mistakes(entry, inputs.sets, scores, MISTAKES)
         if any(mistakes.values()):
-            heat_maps, sentence = explain_mistakes(contestant, mistakes)
+            heat_maps, sentence = explain_mistakes(entry, mistakes)
             keep(
-                f"mistakes-{file_name(contestant.label)}",
-                f"{contestant.label}: its worst mistakes, with the fake_probability that it gave. "
+                f"mistakes-{file_name(entry.label)}",
+                f"{entry.label}: its worst mistakes, with the fake_probability that it gave. "
                 + sentence,
-                draw_mistakes(contestant, mistakes, heat_maps),
+                draw_mistakes(entry, mistakes, heat_maps),
             )
     return drawn
 
@@ -128,9 +126,9 @@ def draw_confusion(results: dict) -> Figure:
                     shares[label, 1 - label] = 1 - recall.value
             _confusion(axes[row, column], shares, (test_set["real"], test_set["fake"]))
             if row == 0:
-                axes[row, column].set_title(_broken(test_set["name"]), fontsize="medium")
+                axes[row, column].set_title(in_two_lines(test_set["name"]), fontsize="medium")
             if column == 0:
-                axes[row, column].set_ylabel(f"{_broken(name)}\n\nis", fontsize="medium")
+                axes[row, column].set_ylabel(f"{in_two_lines(name)}\n\nis", fontsize="medium")
     for axis in axes[-1]:
         axis.set_xlabel("is called")
     return figure
@@ -236,81 +234,31 @@ def draw_speed(results: dict, style: dict[str, dict]) -> Figure:
     return figure
 
 
-def explain_mistakes(contestant: Contestant, mistakes: dict) -> tuple[dict[Path, np.ndarray], str]:
-    """The heat maps of `comparison.worst_mistakes`: a picture's path → what the network was fed,
-    under what speaks for fake there, (size, size, 3) uint8 RGB.
-
-    And a sentence that says what they show, or why there are none.
-    """
-    detector = contestant.detector
-    if detector is None:
-        return {}, "Without heat maps: an ensemble has none but those of its members."
-    try:
-        explainer = Explainer(detector)
-    except UserError as error:
-        return {}, f"Without heat maps: {error}"
-    paths = [sample.path for of_class in mistakes.values() for _, _, sample in of_class]
-    pixels = np.stack([input_of(detector)(read_image(path)) for path in paths])
-    overlaid = (
-        overlay(*pair, _OPACITY) for pair in zip(pixels, explainer.heat_maps(pixels), strict=True)
-    )
-    return dict(zip(paths, overlaid, strict=True)), (
-        "Right of each, what speaks for fake: yellow most, dark blue nothing. A map is scaled to "
-        "its own maximum, so that a fake that was not noticed has one, too."
-    )
-
-
-def draw_mistakes(
-    contestant: Contestant, mistakes: dict, heat_maps: dict[Path, np.ndarray]
-) -> Figure:
-    """The pictures of `comparison.worst_mistakes`, a group for each class; beside each its heat map
-    of `explain_mistakes` where there is one."""
-    classes = [label for label in (FAKE, REAL) if mistakes[label]]
-    columns = MISTAKES // 2 if heat_maps else MISTAKES
-    rows = [math.ceil(len(mistakes[label]) / columns) for label in classes]
-    height = 0.5 + 0.3 * len(classes) + 1.7 * sum(rows)
-    figure = plt.figure(figsize=(10.4, height), layout="constrained")
-    heading = "; right of each picture, what speaks for fake (brighter: more)" if heat_maps else ""
-    figure.suptitle(contestant.label + heading)
-    groups = figure.subfigures(len(classes), 1, squeeze=False, height_ratios=rows)[:, 0]
-    titles = {FAKE: "fake, not noticed", REAL: "real, called fake"}
-    for label, group, lines in zip(classes, groups, rows, strict=True):
-        group.suptitle(titles[label], fontsize="medium")
-        axes = group.subplots(lines, columns, squeeze=False).ravel()
-        for axis in axes:
-            axis.set_axis_off()
-        for axis, (probability, set_name, sample) in zip(axes, mistakes[label], strict=False):
-            pictures = [read_image(sample.path)]
-            if sample.path in heat_maps:
-                pictures.append(heat_maps[sample.path])
-            axis.imshow(np.hstack([resize(picture, 160, "area") for picture in pictures]))
-            axis.set_title(f"{_broken(set_name)}\n{probability:.1%}", fontsize=8)
-    return figure
-
-
-def _roc(axes: Axes, test_set: TestSet, found: Found, scores: Scores, style: dict) -> None:
+def _roc(
+    axes: Axes, test_set: TestSet, inputs: ComparisonInputs, scores: Scores, style: dict
+) -> None:
     grid = np.linspace(0, 1, 201)
-    opacity = 0.4 / max(3, len(found.contestants))  # many bands would run into one
+    opacity = 0.4 / max(3, len(inputs.entries))  # many bands would run into one
     axes.plot([0, 1], [0, 1], **_CHANCE, label="chance")
-    for contestant in found.contestants:
-        labels, probabilities = scores.labelled(contestant, test_set)
+    for entry in inputs.entries:
+        labels, probabilities = scores.labelled(entry, test_set)
         curves = [
-            np.interp(grid, false_alarms, hits)
+            np.interp(grid, fpr, tpr)
             for weights in bootstrap_weights(labels)
-            for false_alarms, hits in zip(*roc(labels, probabilities, weights), strict=True)
+            for fpr, tpr in zip(*roc(labels, probabilities, weights), strict=True)
         ]
         low, high = np.percentile(curves, [2.5, 97.5], axis=0)
-        look = style[contestant.label]
+        look = style[entry.label]
         axes.fill_between(grid, low, high, color=look["color"], alpha=opacity, linewidth=0)
         whole = roc(labels, probabilities)
         axes.plot(
-            whole.false_alarms[0],
-            whole.hits[0],
+            whole.fpr[0],
+            whole.tpr[0],
             color=look["color"],
             linestyle=look["linestyle"],
             linewidth=1.4,
         )
-        called_fake = probabilities >= contestant.calibration.threshold
+        called_fake = probabilities >= entry.calibration.threshold
         axes.plot(
             np.mean(called_fake[labels == REAL]),
             np.mean(called_fake[labels == FAKE]),
@@ -318,7 +266,7 @@ def _roc(axes: Axes, test_set: TestSet, found: Found, scores: Scores, style: dic
             markersize=6,
             markeredgecolor="black",
             markeredgewidth=0.6,
-            label=contestant.label,
+            label=entry.label,
         )
     axes.set(
         xlabel="real pictures called fake",
@@ -329,17 +277,19 @@ def _roc(axes: Axes, test_set: TestSet, found: Found, scores: Scores, style: dic
     )
 
 
-def _reliability(axes: Axes, test_set: TestSet, found: Found, scores: Scores, style: dict) -> None:
+def _reliability(
+    axes: Axes, test_set: TestSet, inputs: ComparisonInputs, scores: Scores, style: dict
+) -> None:
     axes.plot([0, 1], [0, 1], **_CHANCE, label="perfect")
-    for contestant in found.contestants:
-        labels, probabilities = scores.labelled(contestant, test_set)
+    for entry in inputs.entries:
+        labels, probabilities = scores.labelled(entry, test_set)
         order = np.argsort(probabilities)
         groups = np.array_split(order, max(1, min(10, len(order) // 20)))
         said = [probabilities[group].mean() for group in groups]
         true = [labels[group].mean() for group in groups]
         axes.plot(
-            said, true, **style[contestant.label], markersize=5, linewidth=1.2,
-            label=contestant.label,
+            said, true, **style[entry.label], markersize=5, linewidth=1.2,
+            label=entry.label,
         )  # fmt: skip
     axes.set(
         xlabel="fake_probability",
@@ -378,7 +328,7 @@ def _panels(sets: list[TestSet], draw: Callable[[Axes, TestSet], None]) -> Figur
         axis.set_axis_off()
     for axis, test_set in zip(axes.flat, sets, strict=False):
         draw(axis, test_set)
-        axis.set_title(_broken(test_set.name), fontsize="medium")
+        axis.set_title(in_two_lines(test_set.name), fontsize="medium")
     _legend_below(figure, axes.flat[0], columns + 1)
     return figure
 
@@ -403,16 +353,6 @@ def _styles(labels: list[str]) -> dict[str, dict]:
 def _few_minor_labels(value: float, _position: int) -> str:
     digit = round(value / 10 ** math.floor(math.log10(value)))
     return f"{value:g}" if digit in (2, 5) else ""
-
-
-def _broken(name: str) -> str:
-    """A long name on two lines."""
-    if len(name) <= 16:
-        return name
-    middle = len(name) // 2
-    breaks = [index for index, sign in enumerate(name) if sign in "_-/ "] or [middle]
-    at = min(breaks, key=lambda index: abs(index - middle))
-    return f"{name[: at + 1]}\n{name[at + 1 :]}"
 
 
 def file_name(label: str) -> str:

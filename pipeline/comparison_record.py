@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.comparison import mean_auc
-from pipeline.comparison_entries import Contestant, Found, TestSet, kind_of
+from pipeline.comparison_entries import ComparisonInputs, Entry, TestSet, kind_of
 from pipeline.comparison_scores import Scores
 from pipeline.dataset import CLASS_NAMES
 from pipeline.detector import change_detector, load_detector
@@ -24,7 +24,7 @@ CARD = "README.md"
 
 
 def record_unseen(
-    found: Found,
+    inputs: ComparisonInputs,
     scores: Scores,
     training_data: dict[str, set[str]],
     folders: Collection[Path],
@@ -37,34 +37,34 @@ def record_unseen(
     Raises UserError where a folder cannot be written or is damaged.
     """
     return [
-        f"{contestant.label}: {_record(contestant, found, scores, training_data, folders)}"
-        for contestant in found.contestants
-        if contestant.detector
+        f"{entry.label}: {_record(entry, inputs, scores, training_data, folders)}"
+        for entry in inputs.entries
+        if entry.detector
     ]
 
 
 def _record(
-    contestant: Contestant,
-    found: Found,
+    entry: Entry,
+    inputs: ComparisonInputs,
     scores: Scores,
     training_data: dict[str, set[str]],
     folders: Collection[Path],
 ) -> str:
-    detector = contestant.detector
-    if detector.folder not in folders or not contestant.is_calibrated:
+    detector = entry.detector
+    if detector.folder not in folders or not entry.is_calibrated:
         return "nothing recorded; these are weights from elsewhere."
     unseen = [
         test_set
-        for test_set in found.sets
+        for test_set in inputs.sets
         if scores.can_be_ranked(test_set)
-        and kind_of(contestant, test_set.name, training_data) == "unseen"
+        and kind_of(entry, test_set.name, training_data) == "unseen"
     ]
     if not unseen:
         return "nothing recorded; of no test set with both classes is it known to be unseen."
     current = load_detector(detector.folder)
     if current.description != detector.description:
         return "nothing recorded; it was replaced while it was measured."
-    area = mean_auc(contestant, unseen, scores)
+    area = mean_auc(entry, unseen, scores)
     try:
         copies = copies_of(detector.folder)
         with change_detector(detector) as (new, description):

@@ -10,9 +10,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import markdown
+from markupsafe import Markup
 
 from pipeline.comparison_figures import file_name
 from pipeline.files import atomic_write
+from pipeline.html_templates import environment
 from pipeline.robustness import CLEAN
 from pipeline.shares import Estimate
 
@@ -356,22 +358,5 @@ def _as_html(text: str, folder: Path) -> str:
     body = body.replace("<table>", '<div class="wide"><table>').replace(
         "</table>", "</table></div>"
     )
-    return f"{_HEAD}{body}\n</html>\n"
-
-
-_HEAD = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Comparison of deepfake detectors</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1a1a1a; background: #fff; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; }
-th, td { padding: .3rem .6rem; text-align: left; border-bottom: 1px solid #ddd; }
-th { border-bottom: 2px solid #888; vertical-align: bottom; }
-td:nth-child(n + 3) { white-space: nowrap; }
-img { max-width: 100%; height: auto; }
-</style>
-"""
+    # `_plain` has escaped every name in the Markdown.
+    return environment().get_template("comparison.html").render(body=Markup(body))

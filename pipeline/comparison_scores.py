@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.calibration import sigmoid
-from pipeline.comparison_entries import Contestant, Found, TestSet, key_of
+from pipeline.comparison_entries import ComparisonInputs, Entry, TestSet, key_of
 from pipeline.dataset import Sample
 from pipeline.detector import Detector
 from pipeline.errors import ImageError, UserError
@@ -29,7 +29,7 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of all contestants: logits by detector, degradation and picture (its SHA-256).
+    """The scores of all entries: logits by detector, degradation and picture (its SHA-256).
 
     `pictures` has the checksum of each sample by its path; `unreadable` a sentence.
     """
@@ -44,43 +44,43 @@ class Scores:
         return readable if degradation == CLEAN else readable & test_set.grid
 
     def labelled(
-        self, contestant: Contestant, test_set: TestSet, degradation: str = CLEAN
+        self, entry: Entry, test_set: TestSet, degradation: str = CLEAN
     ) -> tuple[np.ndarray, np.ndarray]:
         """Labels (n,) and fake_probabilities (n,) of the `readable` samples."""
         readable = self.readable(test_set, degradation)
-        logits = self._calibrated_logits(contestant, test_set, degradation, readable)
+        logits = self._calibrated_logits(entry, test_set, degradation, readable)
         return test_set.labels[readable], sigmoid(logits)
 
     def can_be_ranked(self, test_set: TestSet) -> bool:
         """Whether it has a ROC curve with an interval: two readable pictures of each class."""
         return min(np.bincount(test_set.labels[self.readable(test_set)], minlength=2)) >= 2
 
-    def _calibrated_logits(self, contestant, test_set, degradation, readable) -> np.ndarray:
-        if contestant.members:
+    def _calibrated_logits(self, entry, test_set, degradation, readable) -> np.ndarray:
+        if entry.members:
             logits = [
                 self._calibrated_logits(member, test_set, degradation, readable)
-                for member in contestant.members
+                for member in entry.members
             ]
             return np.mean(logits, axis=0)
-        logits = self.logits[key_of(contestant.detector), degradation]
+        logits = self.logits[key_of(entry.detector), degradation]
         chosen = (test_set.samples[index] for index in np.flatnonzero(readable))
         logits = np.array([logits[self.pictures[sample.path]] for sample in chosen])
-        return logits / contestant.calibration.temperature
+        return logits / entry.calibration.temperature
 
 
-def score(found: Found, store: Path, device: str = "auto") -> Scores:
+def score(inputs: ComparisonInputs, store: Path, device: str = "auto") -> Scores:
     """Score every picture with every detector, decoding it once; show a progress bar.
 
     `store` is the SQLite file that keeps the scores, a batch at a time: whatever is in it already
     is not scored again. Raises UserError where it is damaged or cannot be written.
     """
-    detectors = {key_of(c.detector): c.detector for c in found.contestants if c.detector}
+    detectors = {key_of(c.detector): c.detector for c in inputs.entries if c.detector}
     runtimes = {key: Runtime.of(detector, device) for key, detector in detectors.items()}
     degradations = {name: fingerprint(name) for name in GRID}
     scores = Scores({}, {}, {})
     total = sum(
         len(test_set.samples) + int(test_set.grid.sum()) * (len(GRID) - 1)
-        for test_set in found.sets
+        for test_set in inputs.sets
     )
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def score(found: Found, store: Path, device: str = "auto") -> Scores:
                         (key, stored),
                     )
                     scores.logits[key, name] = dict(rows)
-            for test_set in found.sets:
+            for test_set in inputs.sets:
                 bar.set_description(test_set.name)
                 for first in range(0, len(test_set.samples), BATCH_SIZE):
                     batch = slice(first, first + BATCH_SIZE)

@@ -12,6 +12,7 @@ from pipeline.faces import FaceFinder, FaceRegion, crop_region, face_regions
 from pipeline.frames import Sampling, with_frames
 from pipeline.images import read_image
 from pipeline.inputs import Photo
+from pipeline.pixels import shrink
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,7 @@ def _pictures(path: Path, frames: int) -> Iterator[tuple[int | None, np.ndarray]
 
 
 def _shrunk(image: np.ndarray, size: int | None) -> np.ndarray:
-    height, width = image.shape[:2]
-    if size is None or max(height, width) <= size:
-        return image
-    scale = size / max(height, width)
-    target = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(image, target, interpolation=cv2.INTER_AREA)
+    return image if size is None else shrink(image, size)
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -63,15 +63,25 @@ def load_dataset(root: str | Path, fakes_in_train: bool = True) -> Dataset:
 
     if not fakes_in_train:
         train = [sample for sample in train if sample.label == REAL]
-    for split, samples in (("train", train), ("validate", validate)):
+    dataset = Dataset(root, train, validate)
+    if lacking := missing_class(dataset, fakes_in_train):
+        split, name = lacking
+        raise UserError(
+            f"{root}: no {name} pictures to {split} with; "
+            f"both classes need some in train and in validate.\n{_NEXT_STEPS}"
+        )
+    return dataset
+
+
+def missing_class(dataset: Dataset, fakes_in_train: bool = True) -> tuple[str, str] | None:
+    """The first split ("train", "validate") and class of which the dataset has not one picture;
+    None where it has all, apart from fakes to train on where these need not be."""
+    for split, samples in (("train", dataset.train), ("validate", dataset.validate)):
         for label, name in enumerate(CLASS_NAMES):
             wanted = fakes_in_train or (split, label) != ("train", FAKE)
             if wanted and not any(sample.label == label for sample in samples):
-                raise UserError(
-                    f"{root}: no {name} pictures to {split} with; "
-                    f"both classes need some in train and in validate.\n{_NEXT_STEPS}"
-                )
-    return Dataset(root, train, validate)
+                return split, name
+    return None
 
 
 def load_samples(root: str | Path) -> list[Sample]:

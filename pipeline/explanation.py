@@ -1,50 +1,8 @@
 """Where a network saw the evidence for "fake": heat maps, and the pictures that show them.
 
-Convolutional networks are explained by HiResCAM (Draelos & Carin, 2020: "Use HiResCAM instead of
-Grad-CAM for faithful explanations of convolutional neural networks",
-https://arxiv.org/abs/2011.08891): the
-last feature map, multiplied place by place with the gradient of the logit of fake there, summed
-over channels, what is below zero left out. Where a network ends with the mean over all places
-(Xception, EfficientNet, ResNet) this is Grad-CAM itself (Selvaraju et al., ICCV 2017), since the
-gradient is then the same everywhere. Meso4 and MesoInception4 weigh each place by itself, which
-Grad-CAM averages away; their map is the mean of two, of the last convolution (32 × 32 places) and
-of the pooling behind it (8 × 8). So is EfficientNet-Lite0's, of the last stage with 14 × 14 places
-and of the last feature map (7 × 7).
-
-A vision transformer mixes its tokens, so that the last ones carry evidence of other places: in two
-tiny ones, trained on faces of which a half was pasted, 22 % and 54 % of HiResCAM's heat lay on that
-half, and of Grad-CAM's as much. Transformers are explained by integrated gradients (Sundararajan,
-Taly, Yan: "Axiomatic Attribution for Deep Networks", ICML 2017) from a blurred picture to the sharp
-one, summed over each patch: 91 % and 89 %. This takes eight times as long.
-
-Checked on 40 fakes (StyleGAN, DFDC) that the method was not chosen on, by deleting a tenth of the
-pixels. The logit of fake falls by this much; at random: the worst of single pixels, of blobs, and
-of the heat map's own shape moved elsewhere.
-
-| detector | deleted to | most important tenth | at random |
-|---|---|---|---|
-| meso4 | black | 3.86 | 2.18 |
-| | mean colour | 2.93 | 0.58 |
-| mesoinception4 | black | 2.69 | 1.46 |
-| | mean colour | 2.10 | 1.26 |
-| efficientnet_lite0 | black | 3.38 | 2.34 (but 3.74, single pixels) |
-| | mean colour | 3.79 | 2.36 |
-
-Black pixels scattered over the face are noise all over it, which costs EfficientNet-Lite0 more
-than its evidence. Its second layer was chosen on 24 other fakes, after three epochs: with the last
-feature map alone 1.85 and 1.79 instead of 2.56 and 2.98.
-
-Plain Grad-CAM of the last feature map did not pass: on 32 other fakes it cost Meso4 2.11 and 0.58,
-where blobs at random cost 2.36 and single cells of 8 pixels 0.50.
-
-On faces of which one half is StyleGAN's and the other a photo (40 pairs, each half once), 54 ± 2 %
-of Meso4's heat, 55 ± 2 % of MesoInception4's and 69 % of EfficientNet-Lite0's lie on StyleGAN's
-half; of DFDC's swaps 51 ± 2 % of the Meso networks', which hardly recognize them, and 61 % of
-EfficientNet-Lite0's; of FLUX, SDXL and DALL·E 3, which it has never seen, 63 %. A map is no better
-than the network that it explains.
-
-A heat map is scaled to its own largest value: it says where the evidence lies, not how much there
-is. What speaks for "real" is not shown; where nothing speaks for "fake" the map is all zero.
+Convolutional networks are explained by HiResCAM, vision transformers by integrated gradients. Why,
+and what deleting the hottest pixels does to the logit, is in docs/heat_maps.md. A map is scaled to
+its own largest value and shows nothing of what speaks for "real".
 """
 
 import contextlib

@@ -1,13 +1,11 @@
 """Faces of our own: the generator's folder, pictures from it, and NVIDIA's files turned into it.
 
-    python -m models.stylegan3 convert stylegan3-r-ffhqu-256x256.pkl      → weights/stylegan3/
-
-The folder holds `model.safetensors` and `generator.json` (the arguments that the network is built
-with, the weights' checksum, where they come from). It appears whole or not at all, and nothing in
-it is a pickle; of NVIDIA's file nothing is run (models/stylegan3_pickle.py).
+The folder, which convert_stylegan3.py writes, holds `model.safetensors` and `generator.json` (the
+arguments that the network is built with, the weights' checksum, where they come from). It appears
+whole or not at all, and nothing in it is a pickle; of NVIDIA's file nothing is run
+(models/stylegan3_pickle.py).
 """
 
-import argparse
 import hashlib
 import json
 from pathlib import Path
@@ -16,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.stylegan3_pickle import MOST_BYTES, Refused, read_official
-from pipeline.commands import run, script_parser
 from pipeline.detector import WEIGHTS
 from pipeline.errors import UserError
 from pipeline.files import recover_folder, write_folder
@@ -30,7 +27,7 @@ GENERATOR = WEIGHTS / "stylegan3"
 FORMAT = 1
 MODEL = "model.safetensors"
 DESCRIPTION = "generator.json"
-CONVERT = "python -m models.stylegan3 convert FILE.pkl"
+CONVERT = "python convert_stylegan3.py FILE.pkl"
 LICENCE = (
     "NVIDIA's networks are under the NVIDIA Source Code License for StyleGAN3: for research and "
     "evaluation only, not commercially. Name NVIDIA and the paper (Karras et al., Alias-Free "
@@ -161,25 +158,3 @@ def convert(pickle: Path, folder: Path = GENERATOR) -> dict:
             "folder with --output."
         ) from None
     return arguments
-
-
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = script_parser(__doc__)
-    parser.prog = "python -m models.stylegan3"
-    actions = parser.add_subparsers(dest="action", required=True)
-    convert_parser = actions.add_parser("convert", help="turn NVIDIA's .pkl into a safe folder")
-    convert_parser.add_argument("pickle", type=Path, metavar="FILE.pkl")
-    convert_parser.add_argument("--output", type=Path, default=GENERATOR, metavar="DIR")
-    return parser
-
-
-def main() -> None:
-    args = get_args_parser().parse_args()
-    arguments = convert(args.pickle, args.output)
-    kind = "R" if arguments.get("use_radial_filters") else "T"
-    size = arguments["img_resolution"]
-    print(f"{args.output}: StyleGAN3-{kind}, {size} × {size} pixels.\n{LICENCE}")
-
-
-if __name__ == "__main__":
-    run(main)

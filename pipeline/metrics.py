@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import norm, rankdata
 
+from pipeline.calibration import ECE_BINS, equal_width_bins
 from pipeline.dataset import FAKE, REAL
 from pipeline.shares import Estimate, mean_of_shares, share_of, wider, wilson
 
-ECE_BINS = 15
 _DRAWS_AT_ONCE = 300_000  # numbers in a table, which then fits into the processor's cache
 
 
@@ -102,8 +102,8 @@ class Roc(NamedTuple):
     """Shares (draws, points) of real pictures called fake and of fakes found: from (0, 0) to (1, 1)
     with a point for each score that occurs."""
 
-    false_alarms: np.ndarray
-    hits: np.ndarray
+    fpr: np.ndarray
+    tpr: np.ndarray
 
 
 def roc(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None) -> Roc:
@@ -169,12 +169,12 @@ def delong_test(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Pa
     """
     areas, covariance = auc_covariance(labels, np.stack([first, second]))
     difference = float(areas[0] - areas[1])
-    deviation = float(np.sqrt(max(0.0, covariance @ [1, -1] @ [1, -1])))
-    half = float(norm.ppf(0.975)) * deviation
-    if deviation < 1e-12:  # no picture speaks for another result
+    standard_error = float(np.sqrt(max(0.0, covariance @ [1, -1] @ [1, -1])))
+    half = float(norm.ppf(0.975)) * standard_error
+    if standard_error < 1e-12:  # no picture speaks for another result
         p = 1.0 if abs(difference) < 1e-12 else 0.0
     else:
-        p = float(2 * norm.sf(abs(difference) / deviation))
+        p = float(2 * norm.sf(abs(difference) / standard_error))
     return PairedTest(Estimate(difference, difference - half, difference + half), p)
 
 
@@ -223,16 +223,16 @@ def _figures(
     curve = Roc(called_real_fake / called_real_fake[:, -1:], found / found[:, -1:])
     called = called_real_fake + found
     precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
-    misses = 1 - curve.hits
-    at_equal_errors = np.argmin(np.abs(curve.false_alarms - misses), axis=1)[:, None]
-    both_errors = np.take_along_axis(curve.false_alarms + misses, at_equal_errors, axis=1)
+    fnr = 1 - curve.tpr
+    at_equal_errors = np.argmin(np.abs(curve.fpr - fnr), axis=1)[:, None]
+    both_errors = np.take_along_axis(curve.fpr + fnr, at_equal_errors, axis=1)
     total = weights.sum(axis=1)
     return {
         "auc": _area(curve),
-        "ap": np.sum(np.diff(curve.hits, axis=1) * precision[:, 1:], axis=1),
+        "ap": np.sum(np.diff(curve.tpr, axis=1) * precision[:, 1:], axis=1),
         "eer": both_errors[:, 0] / 2,
-        "tpr_at_1_fpr": _hits_at(curve, 0.01),
-        "tpr_at_5_fpr": _hits_at(curve, 0.05),
+        "tpr_at_1_fpr": _tpr_at(curve, 0.01),
+        "tpr_at_5_fpr": _tpr_at(curve, 0.05),
         "accuracy": weights @ (called_fake == (labels == FAKE)) / total,
         "balanced_accuracy": sum(recalls.values()) / 2,
         **recalls,
@@ -259,18 +259,18 @@ def _counts(
 
 
 def _area(curve: Roc) -> np.ndarray:
-    return np.trapezoid(curve.hits, curve.false_alarms, axis=1)
+    return np.trapezoid(curve.tpr, curve.fpr, axis=1)
 
 
-def _hits_at(curve: Roc, share: float) -> np.ndarray:
-    allowed = np.sum(curve.false_alarms <= share + 1e-9, axis=1)  # 29 of 100 is 0.28999… in floats
-    return np.take_along_axis(curve.hits, allowed[:, None] - 1, axis=1)[:, 0]
+def _tpr_at(curve: Roc, share: float) -> np.ndarray:
+    allowed = np.sum(curve.fpr <= share + 1e-9, axis=1)  # 29 of 100 is 0.28999… in floats
+    return np.take_along_axis(curve.tpr, allowed[:, None] - 1, axis=1)[:, 0]
 
 
 def _gaps(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """(N, bins): what each picture adds to the gap between said and true in its bin; as
     calibration.expected_calibration_error."""
-    bin_of = np.minimum((probabilities * ECE_BINS).astype(int), ECE_BINS - 1)
+    bin_of = equal_width_bins(probabilities, ECE_BINS)
     gaps = np.zeros((len(labels), ECE_BINS))
     gaps[np.arange(len(labels)), bin_of] = probabilities - labels
     return gaps

@@ -4,12 +4,13 @@ import functools
 from pathlib import Path
 from typing import NamedTuple
 
-import jinja2
 from fastapi.responses import HTMLResponse
+from markupsafe import Markup
 from starlette.requests import Request
 
 from pipeline import pictures
 from pipeline.heat_maps import NO_EXPLAINER, can_explain
+from pipeline.html_templates import environment
 from pipeline.images import read_image
 from pipeline.installed import Installed
 from pipeline.rows import Row, by_face
@@ -36,16 +37,10 @@ class Page:
     """Renders templates/index.html, whole or only its results."""
 
     def __init__(self, templates: Path, service: Service):
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(templates),
-            autoescape=True,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined,
-        )
-        environment.filters["percent"] = lambda share: f"{share:.0%}".replace("%", " %")
-        self._index = environment.get_template("index.html")
-        self._results = environment.get_template("results.html")
+        pages = environment(templates)
+        pages.filters["percent"] = lambda share: f"{share:.0%}".replace("%", " %")
+        self._index = pages.get_template("index.html")
+        self._results = pages.get_template("results.html")
         self._service = service
 
     def render(self, answer: Answer | None = None, error: str = "") -> str:
@@ -59,12 +54,12 @@ class Page:
             error=error,
         )
 
-    def results(self, answer: Answer) -> jinja2.utils.markupsafe.Markup:
+    def results(self, answer: Answer) -> Markup:
         """The part of the page that shows an answer."""
         detectors = {detector.name: detector for detector in answer.detectors}
         photos = [(photo, _judgements(photo, detectors)) for photo in answer.photos]
         rendered = self._results.render(photos=photos, notes=answer.notes)
-        return jinja2.utils.markupsafe.Markup(rendered)
+        return Markup(rendered)
 
     def as_json(self, answer: Answer, form: Form) -> dict:
         """The API's answer; where the page's script asks for it, with `html` to show."""
@@ -119,12 +114,12 @@ def _judgements(photo: Shown, detectors: dict[str, Installed]) -> list[list[Judg
 
 def meaning(row: Row, detector: Installed) -> list[str]:
     """Sentences on what a verdict is worth, from what was measured of its detector."""
-    false_alarms = round((1 - detector.recall_real) * 100)
+    fpr_percent = round((1 - detector.recall_real) * 100)
     found = round(detector.recall_fake * 100)
     missed = round(detector.missed_fakes * 100)
     sentences = {
         "fake": [
-            f"Of 100 real faces that tested it, about {false_alarms} scored high enough to be "
+            f"Of 100 real faces that tested it, about {fpr_percent} scored high enough to be "
             "called fake, too.",
         ],
         "real": [

@@ -5,6 +5,8 @@ import base64
 import cv2
 import numpy as np
 
+from pipeline.pixels import shrink
+
 PREVIEW_SIDE = 1024  # pixels of the longer side
 
 
@@ -15,12 +17,8 @@ def preview(image: np.ndarray, longest_side: int = PREVIEW_SIDE) -> str:
 
 def jpeg(image: np.ndarray, longest_side: int) -> bytes:
     """A JPEG of an RGB image (H, W, 3) uint8, reduced to `longest_side`."""
-    height, width = image.shape[:2]
-    factor = min(1.0, longest_side / max(height, width))
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    small = image if factor == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     quality = [cv2.IMWRITE_JPEG_QUALITY, 88]
-    return cv2.imencode(".jpg", small[..., ::-1], quality)[1].tobytes()
+    return cv2.imencode(".jpg", shrink(image, longest_side)[..., ::-1], quality)[1].tobytes()
 
 
 def heat_map_picture(heat: np.ndarray) -> str:

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from pipeline.calibration import MISSED_FAKES, in_words
+from pipeline.calibration import MISSED_FAKES, equal_width_bins, in_words
 from pipeline.shares import wilson
 
 # Two colours that stay apart for colour-blind readers and in grey (Okabe & Ito).
@@ -148,10 +148,10 @@ test sets, measured on {measured["date"]}: {sets}.
 
 
 def _draw_roc(path: Path, description: dict, labels: np.ndarray, probabilities: np.ndarray) -> None:
-    false_alarms, hits, _ = roc_curve(labels, probabilities)
+    fpr, tpr, _ = roc_curve(labels, probabilities)
     threshold = description["calibration"]["threshold"]
     figure, axes = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
-    axes.plot(false_alarms, hits, color=REAL_COLOUR, label="validation pictures")
+    axes.plot(fpr, tpr, color=REAL_COLOUR, label="validation pictures")
     axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="chance")
     axes.plot(
         np.mean(probabilities[labels == 0] >= threshold),
@@ -177,7 +177,7 @@ def _draw_reliability(
     path: Path, description: dict, labels: np.ndarray, probabilities: np.ndarray
 ) -> None:
     bins = 10
-    bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
+    bin_of = equal_width_bins(probabilities, bins)
     counts = np.bincount(bin_of, minlength=bins)
     filled = counts > 0
     said = np.bincount(bin_of, weights=probabilities, minlength=bins)[filled] / counts[filled]

@@ -12,6 +12,8 @@ from functools import partial
 import cv2
 import numpy as np
 
+from pipeline.pixels import recompress, shrink
+
 CLEAN = "clean"
 SOCIAL_SIDE = 160  # of face pictures in the network-like chain, in pixels
 SCREEN_SCALE = 0.8
@@ -20,12 +22,12 @@ SCREEN_SCALE = 0.8
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     """Compress as JPEG, colours at half resolution (4:2:0), and decode again."""
     sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
-    return _recompress(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality, *sampling])
+    return recompress(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality, *sampling])
 
 
 def webp(image: np.ndarray, quality: int) -> np.ndarray:
     """Compress as lossy WebP and decode again."""
-    return _recompress(image, ".webp", [cv2.IMWRITE_WEBP_QUALITY, quality])
+    return recompress(image, ".webp", [cv2.IMWRITE_WEBP_QUALITY, quality])
 
 
 def shrink_and_grow(image: np.ndarray, factor: float) -> np.ndarray:
@@ -38,13 +40,13 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(image, (0, 0), sigmaX=sigma)
 
 
-def noise(image: np.ndarray, deviation: float) -> np.ndarray:
+def noise(image: np.ndarray, std: float) -> np.ndarray:
     """Gaussian noise of this standard deviation, in steps of 255, of each channel on its own.
 
     The picture's own content is the seed.
     """
     random = np.random.default_rng(zlib.crc32(np.ascontiguousarray(image).tobytes()))
-    grain = random.standard_normal(image.shape, dtype=np.float32) * np.float32(deviation)
+    grain = random.standard_normal(image.shape, dtype=np.float32) * np.float32(std)
     return np.clip(image + grain, 0, 255).round().astype(np.uint8)
 
 
@@ -62,10 +64,7 @@ def social_network(image: np.ndarray) -> np.ndarray:
 
     A chain of our own after what such services do (shrink, sharpen, recompress); it copies none.
     """
-    image_there = image
-    if max(image.shape[:2]) > SOCIAL_SIDE:
-        image_there = _scale(image, SOCIAL_SIDE / max(image.shape[:2]))
-    image_there = jpeg(image_there, 75)
+    image_there = jpeg(shrink(image, SOCIAL_SIDE), 75)
     soft = cv2.GaussianBlur(image_there, (0, 0), sigmaX=1)
     sharpened = cv2.addWeighted(image_there, 1.4, soft, -0.4, 0)
     return _resize(jpeg(sharpened, 60), image.shape)
@@ -91,19 +90,13 @@ def _resize(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
 
 
-def _recompress(image: np.ndarray, suffix: str, settings: list[int]) -> np.ndarray:
-    written, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
-    assert written
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-
-
 GRID: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     CLEAN: lambda image: image,
     **{f"JPEG {quality}": partial(jpeg, quality=quality) for quality in (95, 75, 50, 30)},
     **{f"WebP {quality}": partial(webp, quality=quality) for quality in (75, 30)},
     **{f"resize 1/{parts}": partial(shrink_and_grow, factor=1 / parts) for parts in (2, 4)},
     **{f"blur σ {sigma}": partial(blur, sigma=sigma) for sigma in (1, 2, 3)},
-    **{f"noise σ {deviation}": partial(noise, deviation=deviation) for deviation in (2, 5, 10)},
+    **{f"noise σ {std}": partial(noise, std=std) for std in (2, 5, 10)},
     "screenshot": screenshot,
     "social network": social_network,
 }

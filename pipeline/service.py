@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 NO_GENERATOR = (
     "No generator is installed. Download a StyleGAN3 network for faces from NVIDIA (under its "
-    "licence, for non-commercial use), convert it with python -m models.stylegan3 convert FILE.pkl "
+    "licence, for non-commercial use), convert it with python convert_stylegan3.py FILE.pkl "
     "and try again."
 )
 

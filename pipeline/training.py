@@ -16,7 +16,7 @@ from models import ARCHITECTURES, Architecture
 from pipeline import hub, keras_backend
 from pipeline.audit import audited_dataset
 from pipeline.augmentation import show_augmentation
-from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, fingerprint, load_dataset
+from pipeline.dataset import FAKE, REAL, Dataset, fingerprint, load_dataset, missing_class
 from pipeline.detector import WEIGHTS
 from pipeline.engine import Engine, Plan, Recipe, is_first_process
 from pipeline.errors import UserError
@@ -75,7 +75,12 @@ def train_detector(args: argparse.Namespace) -> dict | None:
         if without_fakes:
             print("Training without fakes: any in train/ are left out.", file=sys.stderr)
         dataset, audit = audited_dataset(dataset, args.workers)
-    _require_both_classes(dataset, fakes_in_train=not without_fakes)
+    if lacking := missing_class(dataset, fakes_in_train=not without_fakes):
+        split, name = lacking
+        raise UserError(
+            f"{dataset.root}: not one {name} picture to {split} with can be read; the audit above "
+            "says why."
+        )
     if args.show_augmentation:
         show_augmentation(
             dataset.train,
@@ -198,14 +203,3 @@ def _only_the_first_process_speaks() -> contextlib.AbstractContextManager:
     if is_first_process():
         return contextlib.nullcontext()
     return contextlib.redirect_stderr(open(os.devnull, "w"))
-
-
-def _require_both_classes(dataset: Dataset, fakes_in_train: bool) -> None:
-    for split, samples in (("train", dataset.train), ("validate", dataset.validate)):
-        for label, name in enumerate(CLASS_NAMES):
-            wanted = fakes_in_train or (split, label) != ("train", FAKE)
-            if wanted and not any(sample.label == label for sample in samples):
-                raise UserError(
-                    f"{dataset.root}: not one {name} picture to {split} with can be read; the "
-                    "audit above says why."
-                )

@@ -29,17 +29,17 @@ RUNS = [
 ]
 
 
-def test_the_summary_has_mean_and_deviation_over_the_seeds():
+def test_the_summary_has_mean_and_std_over_the_seeds():
     first, second = ablation.summary(RUNS)
     assert first["variant"] == "a" and first["seeds"] == [0, 1]
     assert first["tests"]["stylegan"]["mean"] == pytest.approx(0.85)
-    assert first["tests"]["stylegan"]["deviation"] == pytest.approx(0.1 / 2**0.5)
+    assert first["tests"]["stylegan"]["std"] == pytest.approx(0.1 / 2**0.5)
     assert second["tests"]["utkface"] == {
         "figure": "recall_real",
         "mean": pytest.approx(0.9),
-        "deviation": pytest.approx(0),
+        "std": pytest.approx(0),
     }
-    assert ablation.summary(RUNS[:1])[0]["tests"]["stylegan"]["deviation"] is None
+    assert ablation.summary(RUNS[:1])[0]["tests"]["stylegan"]["std"] is None
 
 
 def test_the_table_marks_the_best():

@@ -198,7 +198,7 @@ def test_a_face_cannot_be_generated_without_weights(tmp_path):
     with client(generator=str(tmp_path / "nothing")) as browser:
         answer = browser.post("/api/generate", files={"seed": (None, "1")})
         assert answer.status_code == 501
-        assert "python -m models.stylegan3 convert" in answer.json()["error"]
+        assert "python convert_stylegan3.py" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(

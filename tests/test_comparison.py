@@ -14,8 +14,9 @@ from PIL import Image
 from pipeline import comparison_scores
 from pipeline.calibration import sigmoid
 from pipeline.comparison import compare, worst_mistakes
-from pipeline.comparison_entries import Found, find, kind_of, read_training_data
-from pipeline.comparison_figures import draw_all, draw_mistakes, explain_mistakes, file_name
+from pipeline.comparison_entries import ComparisonInputs, find, kind_of, read_training_data
+from pipeline.comparison_figures import draw_all, file_name
+from pipeline.comparison_mistakes import draw_mistakes, explain_mistakes
 from pipeline.comparison_record import record_unseen
 from pipeline.comparison_report import as_markdown, write_report
 from pipeline.comparison_scores import Scores, score
@@ -69,10 +70,10 @@ def write_greys(folder: Path, greys: list[int]) -> None:
 
 def compared(
     detectors: list[Path], sets: list[Path], folder: Path, grid_sample: int = 2
-) -> tuple[Found, Scores, dict]:
-    found = find(detectors, sets, None, grid_sample)
-    scores = score(found, folder / "scores.sqlite")
-    return found, scores, compare(found, scores, {})
+) -> tuple[ComparisonInputs, Scores, dict]:
+    inputs = find(detectors, sets, None, grid_sample)
+    scores = score(inputs, folder / "scores.sqlite")
+    return inputs, scores, compare(inputs, scores, {})
 
 
 def figures_of(results: dict, detector: str, test_set: str) -> dict:
@@ -85,7 +86,7 @@ def figures_of(results: dict, detector: str, test_set: str) -> dict:
 
 
 def test_figures_and_ensemble_by_hand(detectors, test_sets, tmp_path):
-    found, scores, results = compared(detectors, test_sets, tmp_path)
+    inputs, scores, results = compared(detectors, test_sets, tmp_path)
     labels = np.array([1] * 4 + [0] * 4)  # in the order of the paths: fake/, real/
     greys = np.array(FAKE_GREYS + REAL_GREYS) / 255
     bright, dark = (8 * greys - 4) / 2, 1 - 2 * greys
@@ -98,15 +99,15 @@ def test_figures_and_ensemble_by_hand(detectors, test_sets, tmp_path):
             float(sigmoid(np.mean(list(logit.values())))),
         ),
     }
-    for contestant in found.contestants:
-        probabilities, threshold = expected[contestant.label]
-        found_labels, found_probabilities = scores.labelled(contestant, found.sets[0])
+    for entry in inputs.entries:
+        probabilities, threshold = expected[entry.label]
+        found_labels, found_probabilities = scores.labelled(entry, inputs.sets[0])
         assert found_labels.tolist() == labels.tolist()
         assert found_probabilities == pytest.approx(probabilities, abs=1e-5)
-        assert contestant.calibration.threshold == pytest.approx(threshold)
+        assert entry.calibration.threshold == pytest.approx(threshold)
         wanted = evaluate(labels, probabilities, threshold)
         del wanted["images"]
-        figures = figures_of(results, contestant.label, "greys")
+        figures = figures_of(results, entry.label, "greys")
         assert {name: estimate.value for name, estimate in figures.items()} == pytest.approx(
             wanted, abs=1e-5
         )
@@ -116,7 +117,7 @@ def test_figures_and_ensemble_by_hand(detectors, test_sets, tmp_path):
     assert figures_of(results, "dark", "greys")["auc"].value == pytest.approx(3 / 16)
 
 
-def test_a_set_of_real_pictures_has_false_alarms_only(detectors, test_sets, tmp_path):
+def test_a_set_of_real_pictures_has_false_positives_only(detectors, test_sets, tmp_path):
     _, _, results = compared(detectors, test_sets, tmp_path)
     figures = figures_of(results, "bright", "real_only")
     assert list(figures) == ["recall_real"]
@@ -127,18 +128,18 @@ def test_a_set_of_real_pictures_has_false_alarms_only(detectors, test_sets, tmp_
 
 
 def test_each_pair_of_detectors_is_tested(detectors, test_sets, tmp_path):
-    found, scores, results = compared(detectors, test_sets, tmp_path)
+    inputs, scores, results = compared(detectors, test_sets, tmp_path)
     pairs = [(row["first"], row["second"]) for row in results["paired"]]
     assert pairs == [("bright", "dark"), ("bright", "ensemble"), ("dark", "ensemble")]
-    labels, bright = scores.labelled(found.contestants[0], found.sets[0])
-    _, dark = scores.labelled(found.contestants[1], found.sets[0])
+    labels, bright = scores.labelled(inputs.entries[0], inputs.sets[0])
+    _, dark = scores.labelled(inputs.entries[1], inputs.sets[0])
     test = delong_test(labels, bright, dark)
     assert results["paired"][0]["difference"] == test.difference
     assert results["paired"][0]["p"] == test.p <= results["paired"][0]["p_holm"]
 
 
 def test_the_grid_takes_its_sample_and_both_classes_alike(detectors, test_sets, tmp_path):
-    found, scores, results = compared(detectors, test_sets, tmp_path)
+    inputs, scores, results = compared(detectors, test_sets, tmp_path)
     cells = {
         row["degradation"]: row
         for row in results["robustness"]
@@ -146,50 +147,50 @@ def test_the_grid_takes_its_sample_and_both_classes_alike(detectors, test_sets, 
     }
     assert list(cells) == list(GRID)
     assert all(cell["images"] == {"real": 2, "fake": 2} for cell in cells.values())
-    chosen = [found.sets[0].samples[i].path.name for i in np.flatnonzero(found.sets[0].grid)]
+    chosen = [inputs.sets[0].samples[i].path.name for i in np.flatnonzero(inputs.sets[0].grid)]
     assert chosen == ["100.png", "250.png", "010.png", "160.png"]  # evenly over each class
     assert cells[CLEAN]["auc"] == 3 / 4  # the fake of 100 below the real of 160
     assert cells["blur σ 3"]["auc"] == 3 / 4, "blur does not change a flat grey"
     assert cells["blur σ 3"]["auc_change"] == (0, 0, 0)
-    _, clean = scores.labelled(found.contestants[0], found.sets[0])
-    degraded = scores.labelled(found.contestants[0], found.sets[0], "noise σ 10")[1]
+    _, clean = scores.labelled(inputs.entries[0], inputs.sets[0])
+    degraded = scores.labelled(inputs.entries[0], inputs.sets[0], "noise σ 10")[1]
     assert len(degraded) == 4 and not set(degraded) <= set(clean)
 
 
 def test_scored_pictures_are_not_scored_again(detectors, test_sets, tmp_path, monkeypatch):
-    found, scores, _ = compared(detectors, test_sets, tmp_path)
+    inputs, scores, _ = compared(detectors, test_sets, tmp_path)
     monkeypatch.setattr(comparison_scores, "read_image", lambda path: pytest.fail("decoded again"))
-    again = score(found, tmp_path / "scores.sqlite")
+    again = score(inputs, tmp_path / "scores.sqlite")
     assert again.logits == scores.logits
     assert again.pictures == scores.pictures
 
 
 def test_a_moved_or_renamed_picture_is_still_known(detectors, test_sets, tmp_path, monkeypatch):
-    found, scores, _ = compared(detectors, test_sets, tmp_path)
+    inputs, scores, _ = compared(detectors, test_sets, tmp_path)
     shutil.move(test_sets[0], tmp_path / "elsewhere")
     (tmp_path / "elsewhere/fake/250.png").rename(tmp_path / "elsewhere/fake/000.png")
     moved = find(detectors, [tmp_path / "elsewhere"], None, 0)
     monkeypatch.setattr(comparison_scores, "read_image", lambda path: pytest.fail("decoded again"))
     again = score(moved, tmp_path / "scores.sqlite")
-    probabilities = again.labelled(moved.contestants[0], moved.sets[0])[1]
-    assert sorted(probabilities) == sorted(scores.labelled(found.contestants[0], found.sets[0])[1])
+    probabilities = again.labelled(moved.entries[0], moved.sets[0])[1]
+    assert sorted(probabilities) == sorted(scores.labelled(inputs.entries[0], inputs.sets[0])[1])
 
 
 def test_changed_weights_pictures_and_calibrations_are_noticed(detectors, test_sets, tmp_path):
-    found, scores, _ = compared(detectors, test_sets, tmp_path)
-    before = scores.labelled(found.contestants[0], found.sets[0])[1]
+    inputs, scores, _ = compared(detectors, test_sets, tmp_path)
+    before = scores.labelled(inputs.entries[0], inputs.sets[0])[1]
     make_detector(detectors[0], "meso4", 9, -4, 8, temperature=2.0, threshold=0.55)
     path = test_sets[0] / "fake" / "100.png"
     Image.new("L", (24, 20), 120).save(path)
     changed = find(detectors, test_sets, None, 2)
     after = score(changed, tmp_path / "scores.sqlite").labelled(
-        changed.contestants[0], changed.sets[0]
+        changed.entries[0], changed.sets[0]
     )[1]
     greys = np.array([120, *FAKE_GREYS[1:], *REAL_GREYS]) / 255
     assert after == pytest.approx(sigmoid((9 * greys - 4) / 2), abs=1e-5)
     make_detector(detectors[0], "meso4", 9, -4, 8, temperature=1.0, threshold=0.55)
     cooler = find(detectors, test_sets, None, 2)
-    last = score(cooler, tmp_path / "scores.sqlite").labelled(cooler.contestants[0], cooler.sets[0])
+    last = score(cooler, tmp_path / "scores.sqlite").labelled(cooler.entries[0], cooler.sets[0])
     assert last[1] == pytest.approx(sigmoid(9 * greys - 4), abs=1e-5)
     assert not np.allclose(before, after)
 
@@ -205,19 +206,19 @@ def test_an_interrupted_comparison_goes_on(detectors, test_sets, tmp_path, monke
         calls.append(len(pixels))
         return network(self, pixels)
 
-    found = find(detectors, test_sets, None, 2)
+    inputs = find(detectors, test_sets, None, 2)
     monkeypatch.setattr(Runtime, "logits", stopped)
     with pytest.raises(KeyboardInterrupt):
-        score(found, tmp_path / "scores.sqlite")
+        score(inputs, tmp_path / "scores.sqlite")
     with sqlite3.connect(tmp_path / "scores.sqlite") as database:
         [(kept,)] = database.execute("SELECT COUNT(*) FROM scores")
     calls.clear()
     monkeypatch.setattr(
         Runtime, "logits", lambda self, pixels: calls.append(len(pixels)) or network(self, pixels)
     )
-    scores = score(found, tmp_path / "scores.sqlite")
+    scores = score(inputs, tmp_path / "scores.sqlite")
     assert 0 < kept < sum(calls) + kept == (10 + 16 * 6) * 2
-    results = compare(found, scores, {})
+    results = compare(inputs, scores, {})
     for name in ("results", "paired", "robustness"):
         assert results[name] == whole[name]
 
@@ -233,19 +234,19 @@ def test_what_is_no_detector_is_skipped_and_what_is_broken_is_named(
     (weights / "strange.h5").write_bytes(b"some other network")
     (test_sets[0].parent / "README.md").write_text("Terms of use.")
     (test_sets[0].parent / "empty").mkdir()
-    found = find(
+    inputs = find(
         [*sorted(weights.iterdir()), weights / "missing"], sorted(test_sets[0].parent.iterdir()),
         None, 0,
     )  # fmt: skip
-    assert [c.label for c in found.contestants] == ["bright", "dark", "ensemble"]
-    assert [s.name for s in found.sets] == ["greys", "real_only"]
-    assert [sentence.partition(":")[0] for sentence in found.skipped] == [
+    assert [c.label for c in inputs.entries] == ["bright", "dark", "ensemble"]
+    assert [s.name for s in inputs.sets] == ["greys", "real_only"]
+    assert [sentence.partition(":")[0] for sentence in inputs.skipped] == [
         str(weights / "notes"),
         str(weights / "releases.json"),
         str(test_sets[0].parent / "README.md"),
     ]
     for sentence, what in zip(
-        found.failed, ("broken", "strange.h5", "missing", "empty"), strict=True
+        inputs.failed, ("broken", "strange.h5", "missing", "empty"), strict=True
     ):
         assert what in sentence
 
@@ -271,9 +272,9 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(detectors, test_set
 def test_a_set_without_one_readable_picture_is_left_out(detectors, test_sets, tmp_path):
     for path in (test_sets[1] / "real").iterdir():
         path.write_bytes(b"broken")
-    found, scores, results = compared(detectors, test_sets, tmp_path, grid_sample=0)
+    inputs, scores, results = compared(detectors, test_sets, tmp_path, grid_sample=0)
     assert [row["name"] for row in results["test_sets"]] == ["greys"]
-    assert draw_all(found, scores, results, tmp_path / "figures")
+    assert draw_all(inputs, scores, results, tmp_path / "figures")
     with pytest.raises(UserError, match="Not one picture"):
         compared(detectors, test_sets[1:], tmp_path)
 
@@ -289,16 +290,16 @@ def test_published_weights_are_no_part_of_the_ensemble(detectors, test_sets, tmp
     described = json.loads(path.read_text())
     described["training"] = {"start": "published"}
     path.write_text(json.dumps(described))
-    found = find(detectors, test_sets, None, 0)
-    assert [c.label for c in found.contestants] == ["bright", "dark"]
-    assert [c.start for c in found.contestants] == ["not stated", "published"]
+    inputs = find(detectors, test_sets, None, 0)
+    assert [c.label for c in inputs.entries] == ["bright", "dark"]
+    assert [c.start for c in inputs.entries] == ["not stated", "published"]
 
 
 def test_two_detectors_of_one_name_are_told_apart(detectors, test_sets, tmp_path):
     other = make_detector(tmp_path / "other" / "bright", "meso4", 3, -1, 8)
     copy = shutil.copytree(detectors[0], tmp_path / "copy")
-    found = find([detectors[0], other, copy], test_sets, None, 0)
-    labels = [c.label for c in found.contestants]
+    inputs = find([detectors[0], other, copy], test_sets, None, 0)
+    labels = [c.label for c in inputs.entries]
     assert labels == [str(detectors[0]), str(other), "ensemble"], "the copy adds nothing"
 
 
@@ -307,14 +308,14 @@ def test_kinds_that_were_seen(detectors, test_sets, tmp_path):
     described = json.loads(path.read_text())
     described["training"] = {"fingerprint": "abc123"}
     path.write_text(json.dumps(described))
-    found = find(detectors, test_sets, None, 0)
+    inputs = find(detectors, test_sets, None, 0)
     listed = tmp_path / "kinds.csv"
     listed.write_text("detector,generator\nbright,greys\nabc123,other\n")
-    known = read_training_data(listed, found.contestants)
+    known = read_training_data(listed, inputs.entries)
     assert known == {"bright": {"greys"}, "dark": {"other"}}
     kinds = {
-        (contestant.label, name): kind_of(contestant, name, known)
-        for contestant in found.contestants
+        (entry.label, name): kind_of(entry, name, known)
+        for entry in inputs.entries
         for name in ("greys", "real_only")
     }
     assert kinds == {
@@ -325,8 +326,8 @@ def test_kinds_that_were_seen(detectors, test_sets, tmp_path):
         ("ensemble", "greys"): "seen",
         ("ensemble", "real_only"): "unseen",
     }
-    assert kind_of(found.contestants[0], "greys", {}) == "not stated"
-    results = compare(found, score(found, tmp_path / "scores.sqlite"), known)
+    assert kind_of(inputs.entries[0], "greys", {}) == "not stated"
+    results = compare(inputs, score(inputs, tmp_path / "scores.sqlite"), known)
     text = as_markdown(results, {})
     assert "### With and without a kind in training" in text
     assert "| bright | 0.812 | – | 75.0 % | – | 25.0 % | 50.0 % |" in text.splitlines()
@@ -334,15 +335,15 @@ def test_kinds_that_were_seen(detectors, test_sets, tmp_path):
     assert "dark 0.18" in row
     listed.write_text("model,kind\n")
     with pytest.raises(UserError, match="columns detector,generator"):
-        read_training_data(listed, found.contestants)
+        read_training_data(listed, inputs.entries)
 
 
 def test_the_kinds_of_the_shipped_detectors_are_known(test_sets):
     folders = [path.parent for path in (REPOSITORY / "weights").glob("*/detector.json")]
-    found = find(folders, test_sets, None, 0)
-    known = read_training_data(None, found.contestants)
-    for contestant in found.contestants[:-1]:  # the last is the ensemble
-        assert known[contestant.label], "name the kinds in weights/kinds.csv"
+    inputs = find(folders, test_sets, None, 0)
+    known = read_training_data(None, inputs.entries)
+    for entry in inputs.entries[:-1]:  # the last is the ensemble
+        assert known[entry.label], "name the kinds in weights/kinds.csv"
 
 
 def test_names_cannot_become_markup(detectors, test_sets, tmp_path):
@@ -418,9 +419,9 @@ def test_the_auc_on_unseen_kinds_is_recorded(detectors, test_sets, tmp_path):
     write_greys(tmp_path / "test" / "more" / "fake", [200, 250])
     sets = [*test_sets, tmp_path / "test" / "more"]
     before = (detectors[1] / "detector.json").read_bytes()
-    found, scores, _ = compared(detectors, sets, tmp_path, grid_sample=0)
+    inputs, scores, _ = compared(detectors, sets, tmp_path, grid_sample=0)
     seen = {"bright": {"other"}, "dark": {"greys", "more"}}
-    sentences = record_unseen(found, scores, seen, detectors)
+    sentences = record_unseen(inputs, scores, seen, detectors)
     assert sentences[0].startswith("bright: AUC 0.906 (0.740–1.000) on unseen kinds (greys, more)")
     assert sentences[1].startswith("dark: nothing recorded; of no test set with both classes")
     metrics = load_detector(detectors[0]).description["metrics"]
@@ -435,8 +436,8 @@ def test_the_auc_on_unseen_kinds_is_recorded(detectors, test_sets, tmp_path):
     }
     assert (detectors[1] / "detector.json").read_bytes() == before
 
-    found, scores, _ = compared(detectors, [sets[0]], tmp_path, grid_sample=0)
-    record_unseen(found, scores, seen, detectors)
+    inputs, scores, _ = compared(detectors, [sets[0]], tmp_path, grid_sample=0)
+    record_unseen(inputs, scores, seen, detectors)
     metrics = load_detector(detectors[0]).description["metrics"]
     assert metrics["unseen_auc"] == 13 / 16 and list(metrics["unseen_measured"]["sets"]) == [
         "greys"
@@ -444,20 +445,20 @@ def test_the_auc_on_unseen_kinds_is_recorded(detectors, test_sets, tmp_path):
 
 
 def test_nothing_is_recorded_in_what_is_not_known_or_not_ones_own(detectors, test_sets, tmp_path):
-    found, scores, _ = compared(detectors, test_sets, tmp_path, grid_sample=0)
+    inputs, scores, _ = compared(detectors, test_sets, tmp_path, grid_sample=0)
     before = [(folder / "detector.json").read_bytes() for folder in detectors]
-    unknown = record_unseen(found, scores, {}, detectors)
+    unknown = record_unseen(inputs, scores, {}, detectors)
     assert all("nothing recorded; of no test set" in sentence for sentence in unknown)
     seen = {"bright": {"other"}, "dark": {"other"}}
-    elsewhere = record_unseen(found, scores, seen, [Path("hf-hub:owner/bright")])
+    elsewhere = record_unseen(inputs, scores, seen, [Path("hf-hub:owner/bright")])
     assert all("weights from elsewhere" in sentence for sentence in elsewhere)
     assert [(folder / "detector.json").read_bytes() for folder in detectors] == before
 
     published = json.loads(before[1]) | {"training": {"start": "published"}}
     (detectors[1] / "detector.json").write_text(json.dumps(published))
-    found, scores, _ = compared(detectors, test_sets, tmp_path, grid_sample=0)
+    inputs, scores, _ = compared(detectors, test_sets, tmp_path, grid_sample=0)
     make_detector(detectors[0], "meso4", 9, -4, 8)  # trained anew in the meantime
-    sentences = record_unseen(found, scores, seen, detectors)
+    sentences = record_unseen(inputs, scores, seen, detectors)
     assert sentences[0].endswith("nothing recorded; it was replaced while it was measured.")
     assert "weights from elsewhere" in sentences[1]
     for folder in detectors:
@@ -469,8 +470,8 @@ def test_what_is_recorded_reaches_the_version_in_use(detectors, test_sets, tmp_p
     assert keep_version(detectors[0]) == 2
     versions = versions_of(detectors[0])
     for given in (detectors[0], versions[2]):
-        found, scores, _ = compared([given], test_sets, tmp_path, grid_sample=0)
-        record_unseen(found, scores, {"bright": {"other"}}, [given])
+        inputs, scores, _ = compared([given], test_sets, tmp_path, grid_sample=0)
+        record_unseen(inputs, scores, {"bright": {"other"}}, [given])
         assert current_version(detectors[0]) == 2
         assert load_detector(versions[2]).description["metrics"]["unseen_auc"] == 13 / 16
     assert load_detector(versions[1]).description["metrics"] == {}
@@ -486,9 +487,9 @@ def test_the_command_records_and_the_card_and_the_page_know(infer, test_sets, tm
     done = infer(*command, "--record", script="compare_models.py")
     assert done.returncode == 0, done.stderr.decode()
     assert b"meso4: AUC 0." in done.stderr and b"on unseen kinds (greys)" in done.stderr
-    found, scores, _ = compared([folder], test_sets[:1], tmp_path, grid_sample=0)
-    _, probabilities = scores.labelled(found.contestants[0], found.sets[0])
-    expected = evaluate(found.sets[0].labels, probabilities, 0.5)["auc"]
+    inputs, scores, _ = compared([folder], test_sets[:1], tmp_path, grid_sample=0)
+    _, probabilities = scores.labelled(inputs.entries[0], inputs.sets[0])
+    expected = evaluate(inputs.sets[0].labels, probabilities, 0.5)["auc"]
     [installed] = find_installed(tmp_path / "weights")
     assert installed.unseen_auc == pytest.approx(expected)
     card = (folder / "README.md").read_text()
@@ -499,12 +500,12 @@ def test_the_command_records_and_the_card_and_the_page_know(infer, test_sets, tm
 
 @needs_shared
 def test_the_gallery_shows_mistakes_only_and_the_worst_first(own_cache, tmp_path):
-    found = find(
+    inputs = find(
         [REPOSITORY / "weights" / "meso4"], [SHARED / "faces" / "test" / "stylegan"], 20, 0
     )
-    scores = score(found, tmp_path / "scores.sqlite")
-    threshold = found.contestants[0].calibration.threshold
-    mistakes = worst_mistakes(found.contestants[0], found.sets, scores, 5)
+    scores = score(inputs, tmp_path / "scores.sqlite")
+    threshold = inputs.entries[0].calibration.threshold
+    mistakes = worst_mistakes(inputs.entries[0], inputs.sets, scores, 5)
     missed = [probability for probability, _, _ in mistakes[1]]
     assert len(missed) == 5 and missed == sorted(missed) and max(missed) < threshold
     assert all(sample.label == 1 for _, _, sample in mistakes[1])
@@ -514,16 +515,16 @@ def test_the_gallery_shows_mistakes_only_and_the_worst_first(own_cache, tmp_path
 def test_beside_each_mistake_is_what_speaks_for_fake(own_cache, tmp_path):
     folder = detector_folder(tmp_path / "weights" / "all_fake", "meso4")
     faces = make_dataset(tmp_path / "data", train=10, validate=2) / "train"
-    found = find([folder], [faces], None, 0)
-    scores = score(found, tmp_path / "scores.sqlite")
-    [contestant] = found.contestants
-    mistakes = worst_mistakes(contestant, found.sets, scores, 8)
-    heat_maps, sentence = explain_mistakes(contestant, mistakes)
+    inputs = find([folder], [faces], None, 0)
+    scores = score(inputs, tmp_path / "scores.sqlite")
+    [entry] = inputs.entries
+    mistakes = worst_mistakes(entry, inputs.sets, scores, 8)
+    heat_maps, sentence = explain_mistakes(entry, mistakes)
     assert "Right of each" in sentence
-    shown = pictures_in(draw_mistakes(contestant, mistakes, heat_maps))
+    shown = pictures_in(draw_mistakes(entry, mistakes, heat_maps))
     paths = [sample.path for _, _, sample in mistakes[0]]
     assert len(shown) == len(paths) == 5 and not mistakes[1]
-    explainer = Explainer(contestant.detector)
+    explainer = Explainer(entry.detector)
     for picture, path in zip(shown, paths, strict=True):
         pixels = resize(read_image(path), 256, "area")
         assert (picture[:, :160] == resize(read_image(path), 160, "area")).all()
@@ -535,14 +536,14 @@ def test_beside_each_mistake_is_what_speaks_for_fake(own_cache, tmp_path):
 
 
 def test_a_gallery_that_cannot_be_explained_says_why(detectors, test_sets, tmp_path):
-    found, scores, _ = compared(detectors, test_sets, tmp_path, grid_sample=0)
+    inputs, scores, _ = compared(detectors, test_sets, tmp_path, grid_sample=0)
     sentences = []
-    for contestant in found.contestants:
-        mistakes = worst_mistakes(contestant, found.sets, scores, 8)
-        heat_maps, sentence = explain_mistakes(contestant, mistakes)
+    for entry in inputs.entries:
+        mistakes = worst_mistakes(entry, inputs.sets, scores, 8)
+        heat_maps, sentence = explain_mistakes(entry, mistakes)
         assert heat_maps == {}
         sentences.append(sentence)
-        shown = pictures_in(draw_mistakes(contestant, mistakes, heat_maps))
+        shown = pictures_in(draw_mistakes(entry, mistakes, heat_maps))
         assert len(shown) == sum(map(len, mistakes.values())) > 0
         assert {picture.shape for picture in shown} == {(160, 160, 3)}
     assert "bright: heat maps need the network's weights" in sentences[0]

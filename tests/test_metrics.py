@@ -75,11 +75,11 @@ def test_figures_agree_with_scikit_learn_and_are_plain_numbers(pictures):
 
 
 def tpr_at(labels: np.ndarray, probabilities: np.ndarray, share: float) -> float:
-    false_alarms, hits, _ = sklearn_metrics.roc_curve(labels, probabilities)
-    return hits[false_alarms <= share].max()
+    fpr, tpr, _ = sklearn_metrics.roc_curve(labels, probabilities)
+    return tpr[fpr <= share].max()
 
 
-def test_few_false_alarms_are_counted_exactly():
+def test_few_false_positives_are_counted_exactly():
     real = np.linspace(0, 0.99, 100)  # one of 100 above 0.985, five above 0.945
     fake = np.array([0.5, 0.946, 0.9475, 0.986, 0.987, 0.995])
     labels = np.repeat([0, 1], [len(real), len(fake)])
@@ -123,10 +123,10 @@ def test_draws_that_come_in_several_tables(monkeypatch):
 
 def test_the_roc_curve_is_scikit_learn_s():
     labels, scores = pictures(2, 300)
-    false_alarms, hits, _ = sklearn_metrics.roc_curve(labels, scores, drop_intermediate=False)
+    fpr, tpr, _ = sklearn_metrics.roc_curve(labels, scores, drop_intermediate=False)
     curve = roc(labels, scores)
-    assert curve.false_alarms[0] == pytest.approx(false_alarms)
-    assert curve.hits[0] == pytest.approx(hits)
+    assert curve.fpr[0] == pytest.approx(fpr)
+    assert curve.tpr[0] == pytest.approx(tpr)
 
 
 def brute_force_covariance(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -162,8 +162,8 @@ def test_delong_agrees_with_the_bootstrap():
         ]
     )
     assert difference.value == pytest.approx(auc(labels, scores[0]) - auc(labels, scores[1]))
-    deviation = (difference.high - difference.low) / (2 * 1.96)
-    assert deviation == pytest.approx(draws.std(), rel=0.1)
+    std = (difference.high - difference.low) / (2 * 1.96)
+    assert std == pytest.approx(draws.std(), rel=0.1)
 
 
 def test_delong_calls_equal_detectors_different_as_rarely_as_it_says():

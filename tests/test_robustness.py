@@ -91,11 +91,11 @@ def test_blocks_of_jpeg_are_where_they_belong(face):
     assert at_borders > 1.5 * np.delete(steps, np.s_[7::8]).mean()
 
 
-def test_noise_has_its_deviation_and_no_bias():
+def test_noise_has_its_std_and_no_bias():
     grey = np.full((200, 200, 3), 128, np.uint8)
-    for deviation in (2, 5, 10):
-        grain = noise(grey, deviation).astype(float) - 128
-        assert grain.std() == pytest.approx(deviation, rel=0.02)
+    for std in (2, 5, 10):
+        grain = noise(grey, std).astype(float) - 128
+        assert grain.std() == pytest.approx(std, rel=0.02)
         assert abs(grain.mean()) < 0.1
 
 

@@ -45,11 +45,11 @@ def test_a_shipped_detector_is_whole_and_says_what_it_was_trained_on(folder):
 def test_it_tells_apart_what_the_readme_says(folder, own_cache, tmp_path):
     lowest_auc = LOWEST_AUC[folder.name]
     tests = [SHARED / "faces" / "test" / name for name in lowest_auc]
-    found = find([folder], tests, sample=None, grid_sample=0)
-    scores = score(found, tmp_path / "scores.sqlite")
-    [contestant] = found.contestants
-    for test_set in found.sets:
-        figures = evaluate(*scores.labelled(contestant, test_set), contestant.calibration.threshold)
+    inputs = find([folder], tests, sample=None, grid_sample=0)
+    scores = score(inputs, tmp_path / "scores.sqlite")
+    [entry] = inputs.entries
+    for test_set in inputs.sets:
+        figures = evaluate(*scores.labelled(entry, test_set), entry.calibration.threshold)
         assert figures["auc"] >= lowest_auc[test_set.name]
         assert figures["recall_real"] >= LOWEST_PASSED[folder.name], "chosen on other pictures"
 
@@ -57,10 +57,12 @@ def test_it_tells_apart_what_the_readme_says(folder, own_cache, tmp_path):
 @needs_shared
 def test_the_recommended_detector_passes_soft_real_photos(own_cache, tmp_path):
     tests = [SHARED / "faces" / "test" / "utkface"]
-    found = find([REPOSITORY / "weights" / "efficientnet_lite0"], tests, sample=None, grid_sample=0)
-    scores = score(found, tmp_path / "scores.sqlite")
-    [contestant], [utkface] = found.contestants, found.sets
-    figures = evaluate(*scores.labelled(contestant, utkface), contestant.calibration.threshold)
+    inputs = find(
+        [REPOSITORY / "weights" / "efficientnet_lite0"], tests, sample=None, grid_sample=0
+    )
+    scores = score(inputs, tmp_path / "scores.sqlite")
+    [entry], [utkface] = inputs.entries, inputs.sets
+    figures = evaluate(*scores.labelled(entry, utkface), entry.calibration.threshold)
     assert figures["recall_real"] >= LOWEST_PASSED_OF_UTKFACE
 
 

@@ -230,7 +230,7 @@ def test_broken_folder(folder, change, sentence):
     with pytest.raises(UserError, match=sentence) as caught:
         load_generator(folder)
     assert str(folder) in str(caught.value)
-    assert "python -m models.stylegan3 convert" in str(caught.value)
+    assert "python convert_stylegan3.py" in str(caught.value)
 
 
 def test_no_folder(tmp_path):

@@ -98,7 +98,7 @@ def test_new_archives_are_read_too(monkeypatch, weights, official):
 
 def run_convert(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "models.stylegan3", "convert", *map(str, arguments)],
+        [sys.executable, "convert_stylegan3.py", *map(str, arguments)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

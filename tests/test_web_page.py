@@ -307,7 +307,7 @@ def test_generating_says_how_to_get_a_generator(open_page):
     page.click("text=Generate a face")
     page.click("text=Another face")
     page.wait_for_selector("#error:not(:empty)")
-    assert "python -m models.stylegan3 convert" in page.locator("#error").inner_text()
+    assert "python convert_stylegan3.py" in page.locator("#error").inner_text()
     assert page.locator("#seed").input_value() != "0"
 
 

@@ -54,9 +54,9 @@ def make_detector(
 
 
 def clone_without_weights(folder: Path) -> Path:
-    """A copy of the scripts and their modules in `folder`, as it is before any weights are got."""
+    """A copy of the scripts and what they need in `folder`, as it is before any weights are got."""
     folder.mkdir()
-    for package in ("pipeline", "models"):
+    for package in ("pipeline", "models", "templates"):
         shutil.copytree(REPOSITORY / package, folder / package)
     for script in REPOSITORY.glob("*.py"):
         shutil.copy(script, folder)
