@@ -1,32 +1,31 @@
 """The web page and its API: upload a photo, choose a detector, see the verdict and why.
 
     make web                          http://127.0.0.1:8000, for this computer only
-    uvicorn backend:app               the same, with uvicorn's own options
     python backend.py                 the same, with the settings below
-    python -m pipeline.service_settings                           lists all settings
+    python backend.py --port 8080 --root-path /det --allowed-origins https://faces.example
+    uvicorn backend:app               the same, with uvicorn's own options
     curl -F files=@face.jpg http://127.0.0.1:8000/api/score       rows as JSON
 
-Settings are environment variables, such as DETECTOR_HOST, DETECTOR_PORT, DETECTOR_ALLOWED_HOSTS,
-DETECTOR_TOKEN and DETECTOR_MAX_FILE_MB. Nothing of an upload is written to the disk or kept.
+Each setting is an option or an environment variable, such as DETECTOR_PORT; the option counts where
+both are given. The token is a variable only. docs/service.md says how to run it behind nginx and
+others. Nothing of an upload is written to the disk or kept.
+Exit codes: 0 stopped by Ctrl-C; 2 wrong settings, unusable weights, or no port to listen at.
 """
+
+import sys
 
 from pipeline.commands import run, script_parser
 
 
 def main() -> None:
-    script_parser(__doc__).parse_args()
-    import uvicorn
+    from pipeline.service_settings import add_options, read_settings
 
-    from pipeline.service_routes import create_app
-    from pipeline.service_settings import read_settings
+    parser = script_parser(__doc__)
+    add_options(parser)
+    settings = read_settings(options=vars(parser.parse_args()))
+    from pipeline.service_start import serve
 
-    settings = read_settings()
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        timeout_graceful_shutdown=settings.shutdown_seconds,
-    )
+    serve(settings)
 
 
 if __name__ == "__main__":
@@ -39,4 +38,5 @@ else:  # uvicorn backend:app
     try:
         app = create_app(read_settings())
     except UserError as error:
-        raise SystemExit(f"backend.py: {error}") from None
+        print(f"backend.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

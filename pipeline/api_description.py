@@ -55,7 +55,7 @@ def _refusals(*statuses: int) -> dict:
         408: "the photos did not arrive in time",
         413: "too many photos, or too large",
         415: "not multipart/form-data",
-        422: "a field is wrong or missing",
+        422: "a field is wrong, missing or unknown",
         429: "too many requests; see Retry-After",
         501: "no generator is installed",
         503: "busy, or no detector is installed; see Retry-After",
@@ -157,11 +157,11 @@ GENERATE: dict = {
 }
 MODELS: dict = {
     "summary": "The installed models, the recommended one first, with what was measured of each",
-    "responses": _refusals(400, 401),
+    "responses": _refusals(400, 401, 422),
 }
-HEALTH: dict = {"summary": "Whether the service runs", "responses": _refusals(400)}
+HEALTH: dict = {"summary": "Whether the service runs", "responses": _refusals(422)}
 METRICS: dict = {
     "summary": "What the service counts of itself, for Prometheus",
     "responses": {200: {"description": "metrics", "content": {"text/plain": {}}}}
-    | _refusals(400, 401),
+    | _refusals(400, 401, 422),
 }

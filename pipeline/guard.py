@@ -1,18 +1,19 @@
 """What every request passes on its way in and out: host, origin, token, rate, headers, errors."""
 
+import asyncio
 import base64
 import binascii
 import hmac
 import logging
 import time
 from collections import OrderedDict
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pipeline.addresses import allowed_hosts, allowed_origins, is_own_origin, path_below_root
 from pipeline.service_metrics import Metrics
 from pipeline.service_settings import Settings
 from pipeline.uploads import Refusal
@@ -31,21 +32,24 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
 }
+LONGEST_HEADER = 200  # characters of one that a sentence repeats
 ADDRESSES_KEPT = 10_000  # whose last requests are remembered for the rate limit
 log = logging.getLogger("uvicorn.error")
 
 
 class Guard:
-    """The outermost ASGI middleware. Answers what is refused as JSON with a sentence, never with a
-    traceback, and counts every answer. The log gets the kind of an unforeseen error and its place
-    in the code, not its message: that might quote what a visitor sent."""
+    """The ASGI middleware before all routes, behind BelowRoot. Answers what is refused as JSON with
+    a sentence, never with a traceback, and counts every answer. The log gets the kind of an
+    unforeseen error and its place in the code, not its message: that might quote what a visitor
+    sent."""
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics):
         self._app = app
         self._token = settings.token
         self._metrics = metrics
         self._rate = RateLimit(settings.rate_limit)
-        self._hosts = [name.strip() for name in settings.allowed_hosts.split(",") if name.strip()]
+        self._hosts = allowed_hosts(settings.allowed_hosts)
+        self._origins = allowed_origins(settings.allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,7 +64,7 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
-                if not scope["path"].startswith("/static/"):
+                if not path_below_root(scope).startswith("/static/"):
                     headers["Cache-Control"] = "no-store"
             await send(message)
 
@@ -70,6 +74,10 @@ class Guard:
         except Refusal as refusal:
             if not status:
                 await refused(refusal)(scope, receive, send_guarded)
+        except asyncio.CancelledError:  # the service is being stopped, and waits no longer
+            if not status:
+                sentence = "The service is being stopped; try again in a few seconds."
+                await refused(Refusal(503, sentence, 10))(scope, receive, send_guarded)
         except Exception as error:
             where = error.__traceback__
             while where and where.tb_next:
@@ -85,16 +93,24 @@ class Guard:
             self._metrics.answered(route, status, time.perf_counter() - started)
 
     async def _check(self, scope: Scope) -> None:
+        if path_below_root(scope) == "/healthz":  # also asked for by address, and tells nothing
+            return
         headers = Headers(scope=scope)
+        host = headers.get("host", "")
         if not await _is_trusted(scope, self._hosts):
             raise Refusal(
-                400, "This server does not go by that name; its keeper sets DETECTOR_ALLOWED_HOSTS."
+                400,
+                f"This server does not go by the name in the header Host, {_quoted(host)}; its "
+                "keeper sets DETECTOR_ALLOWED_HOSTS.",
             )
         origin = headers.get("origin")
-        if scope["method"] != "GET" and origin and not _same_host(origin, headers.get("host", "")):
-            raise Refusal(403, "Another site's page may not use this service.")
-        if scope["path"] == "/healthz":
-            return
+        if scope["method"] != "GET" and origin and not is_own_origin(origin, host, self._origins):
+            raise Refusal(
+                403,
+                "Another site's page may not use this service: the header Origin is "
+                f"{_quoted(origin)}, but Host is {_quoted(host)}. If both are this service, its "
+                "keeper names the origin in DETECTOR_ALLOWED_ORIGINS.",
+            )
         if self._token and not _knows(headers.get("authorization", ""), self._token):
             raise Refusal(401, "This service wants a token: Authorization: Bearer TOKEN.")
         if scope["method"] == "POST":
@@ -149,11 +165,8 @@ async def _is_trusted(scope: Scope, hosts: list[str]) -> bool:
     return admitted
 
 
-def _same_host(origin: str, host: str) -> bool:
-    try:
-        return urlsplit(origin).netloc.lower() == host.lower()
-    except ValueError:
-        return False
+def _quoted(header: str) -> str:
+    return header if len(header) <= LONGEST_HEADER else f"{header[:LONGEST_HEADER]}…"
 
 
 def _knows(authorization: str, token: str) -> bool:

@@ -8,8 +8,15 @@ from datetime import date
 from pathlib import Path
 
 from pipeline.calibration import MISSED_FAKES
-from pipeline.detector import load_detector
+from pipeline.detector import WEIGHTS, check_folder, load_detector
+from pipeline.errors import UserError
 from pipeline.scoring import Scorer
+
+NO_DETECTOR = (
+    "No detector is installed, so no face can be judged yet. Whoever keeps this service puts a "
+    "detector folder into weights/ (the repository brings some, and python train_efficientnet.py "
+    "trains one) and loads this page again, or names another folder with DETECTOR_WEIGHTS."
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,37 @@ def find_left_out(weights: Path) -> list[Path]:
     """The detector folders that `find_installed` leaves out."""
     folders = {path.parent for path in weights.glob("*/detector.json")}
     return sorted(folders - {detector.folder for detector in find_installed(weights)})
+
+
+def check_installed(weights: Path) -> None:
+    """Verify the detectors in a folder before anybody is told that they are there.
+
+    Raises UserError where the folder cannot be read, a detector in it is damaged, or there are
+    some, but none that may be offered. That there is none at all is no error, unless the folder
+    itself is missing and is not the usual one.
+    """
+    try:
+        next(weights.iterdir(), None)
+    except FileNotFoundError:
+        if weights == WEIGHTS:
+            return
+        raise UserError(
+            f"{weights}: there is no such folder with detectors: correct DETECTOR_WEIGHTS."
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{weights}: this folder with detectors cannot be read ({error.strerror}): correct "
+            "DETECTOR_WEIGHTS or its permissions."
+        ) from None
+    installed, left_out = find_installed(weights), find_left_out(weights)
+    for detector in installed:
+        load_detector(detector.folder)
+    if left_out and not installed:
+        check_folder(left_out[0])
+        raise UserError(
+            f"{left_out[0]} does not say how well it does, and there is no other detector: train "
+            "or download it again."
+        )
 
 
 class LoadedScorers:

@@ -12,7 +12,8 @@ from pipeline import pictures
 from pipeline.heat_maps import NO_EXPLAINER, can_explain
 from pipeline.html_templates import environment
 from pipeline.images import read_image
-from pipeline.installed import Installed
+from pipeline.installed import NO_DETECTOR, Installed
+from pipeline.known_fields import FORM_FIELDS
 from pipeline.rows import Row, by_face
 from pipeline.service import Answer, Service, Shown, unless_gone
 from pipeline.service_settings import SAMPLES
@@ -43,10 +44,12 @@ class Page:
         self._results = pages.get_template("results.html")
         self._service = service
 
-    def render(self, answer: Answer | None = None, error: str = "") -> str:
+    def render(self, request: Request, answer: Answer | None = None, error: str = "") -> str:
         """The whole page, with the results of a form or the sentence why there are none."""
         return self._index.render(
+            root=request.scope["root_path"],
             detectors=self._service.installed(),
+            no_detector=NO_DETECTOR,
             samples=self._service.samples(),
             settings=self._service.settings,
             heat_maps_note="" if can_explain() else NO_EXPLAINER,
@@ -70,14 +73,15 @@ class Page:
         """Score a form that a browser without JavaScript has sent, and show the whole page."""
         try:
             with self._service.places.take() as place:
-                form = await read_form(request, self._service.settings, place)
+                form = await read_form(request, self._service.settings, place, FORM_FIELDS["/"])
                 generate = form.flag("generate")
                 work = self._service.generate_form if generate else self._service.score_form
                 answer = await unless_gone(request, work(form, True))
-                return HTMLResponse(self.render(answer))
+                return HTMLResponse(self.render(request, answer))
         except Refusal as refusal:
             headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else None
-            return HTMLResponse(self.render(error=refusal.sentence), refusal.status, headers)
+            page = self.render(request, error=refusal.sentence)
+            return HTMLResponse(page, refusal.status, headers)
 
     def thumbnail(self, sample: str) -> bytes:
         """A small JPEG of a sample photo. Raises Refusal (404) where there is none of that name."""

@@ -18,7 +18,13 @@ from pipeline.errors import ImageError, UserError
 from pipeline.heat_maps import NO_EXPLAINER, Explained, HeatMaps, can_explain
 from pipeline.images import PHOTO_SUFFIXES, read_image
 from pipeline.inputs import Photo
-from pipeline.installed import Installed, LoadedScorers, find_installed, find_left_out
+from pipeline.installed import (
+    NO_DETECTOR,
+    Installed,
+    LoadedScorers,
+    find_installed,
+    find_left_out,
+)
 from pipeline.rows import COMPARED_FIELDS, FIELDS, Row
 from pipeline.scoring import Scored
 from pipeline.service_metrics import Metrics
@@ -127,9 +133,7 @@ class Service:
         """
         installed = self.installed()
         if not installed:
-            raise Refusal(
-                503, "No detector is installed; train one, or run python download_weights.py."
-            )
+            raise Refusal(503, NO_DETECTOR)
         asked = [name for name in asked if name]
         if not asked:
             return (installed[0],)

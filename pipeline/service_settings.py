@@ -1,14 +1,20 @@
-"""The settings of the web service: environment variables, each with its default and its meaning."""
+"""The settings of the web service: environment variables or options of backend.py.
 
+Each has its default and its meaning here.
+"""
+
+import argparse
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from pipeline import addresses
 from pipeline.detector import WEIGHTS
 from pipeline.errors import UserError
 
 PREFIX = "DETECTOR_"
+HIGHEST_PORT = 65535
 SAMPLES = WEIGHTS.parent / "samples"
 
 
@@ -24,6 +30,19 @@ class Settings:
     port: int = _setting(8000, "the port to listen at")
     allowed_hosts: str = _setting(
         "localhost,127.0.0.1,[::1]", "the names a visitor may use for this server, with commas"
+    )
+    allowed_origins: str = _setting(
+        "",
+        "the origins of the page, such as https://faces.example, with commas: behind a proxy that "
+        "does not pass the visitor's Host on",
+    )
+    root_path: str = _setting(
+        "", "the path below which a proxy shows the service, such as /det, cut off by it or not"
+    )
+    trusted_proxies: str = _setting(
+        "127.0.0.1,::1",
+        "the proxies whose X-Forwarded-For and -Proto are believed: addresses or networks, with "
+        "commas",
     )
     token: str = _setting(
         "", "if set, every request needs it as `Authorization: Bearer` or as a browser's password"
@@ -45,42 +64,90 @@ class Settings:
     shutdown_seconds: int = _setting(30, "that running requests are given when the service stops")
 
 
-def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """The settings as the environment has them.
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """An option for each setting but the token: the options of a program are no secret."""
+    for field in dataclasses.fields(Settings):
+        if field.name == "token":
+            continue
+        meaning = (
+            f"{field.metadata['meaning']} ({_variable(field.name)}; default: "
+            f"{'none' if field.default == '' else field.default})"
+        )
+        # A folder's name may hold the sign that argparse takes for its own
+        parser.add_argument(_option(field.name), metavar="X", help=meaning.replace("%", "%%"))
 
-    Raises UserError for a value of the wrong kind, and for a variable that begins with DETECTOR_
-    but is no setting: a misspelt limit would be none.
+
+def read_settings(
+    environment: Mapping[str, str] = os.environ,
+    options: Mapping[str, str | None] | None = None,
+) -> Settings:
+    """The settings as the options of `add_options` have them, or else the environment.
+
+    `options` is name → what was given, None where nothing was. Raises UserError for a value of the
+    wrong kind, and for a variable that begins with DETECTOR_ but is no setting: a misspelt limit
+    would be none.
     """
-    fields = {f"{PREFIX}{field.name.upper()}": field for field in dataclasses.fields(Settings)}
+    fields = {field.name: field for field in dataclasses.fields(Settings)}
+    variables = {_variable(name): name for name in fields}
     given = {}
     for variable, text in environment.items():
         if not variable.startswith(PREFIX):
             continue
-        field = fields.get(variable)
-        if field is None:
-            raise UserError(f"{variable}: there is no such setting; there are {', '.join(fields)}.")
-        given[field.name] = _parsed(variable, text, field.type)
-    return Settings(**given)
+        if variable not in variables:
+            raise UserError(
+                f"{variable}: there is no such setting; there are {', '.join(variables)}."
+            )
+        given[variables[variable]] = (f"{variable}={text}", text)
+    for name, text in (options or {}).items():
+        if text is not None:
+            given[name] = (f"{_option(name)} {text}", text)
+    return Settings(
+        **{name: _parsed(said, text, fields[name]) for name, (said, text) in given.items()}
+    )
 
 
 def describe_settings() -> str:
     """A line for each setting: variable, default, meaning."""
     return "\n".join(
-        f"{PREFIX}{field.name.upper():<18} {field.metadata['meaning']} (default: {field.default})"
+        f"{_variable(field.name):<25} {field.metadata['meaning']} (default: {field.default})"
         for field in dataclasses.fields(Settings)
     )
 
 
-def _parsed(variable: str, text: str, kind: type) -> str | int | float:
-    if kind is str:
+# What a text must be, besides a text; each raises ValueError with a sentence.
+_CHECKS: dict[str, Callable[[str], object]] = {
+    "allowed_hosts": addresses.allowed_hosts,
+    "allowed_origins": addresses.allowed_origins,
+    "root_path": addresses.root_path,
+    "trusted_proxies": addresses.trusted_proxies,
+}
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _parsed(said: str, text: str, field: dataclasses.Field) -> str | int | float:
+    """The value of a setting; `said` is how it was given."""
+    if field.type is str:
+        try:
+            _CHECKS.get(field.name, str)(text)
+        except ValueError as error:
+            raise UserError(f"{said}: {error}") from None
         return text
     try:
-        number = kind(text)
+        number = field.type(text)
     except ValueError:
-        raise UserError(f"{variable}={text}: this must be a number.") from None
-    lowest = 0 if variable == f"{PREFIX}RATE_LIMIT" else 1e-6
+        raise UserError(f"{said}: this must be a number.") from None
+    lowest = 0 if field.name == "rate_limit" else 1e-6
     if not lowest <= number < math.inf:
-        raise UserError(f"{variable}={text}: this must be a number above zero.")
+        raise UserError(f"{said}: this must be a number above zero.")
+    if field.name == "port" and number > HIGHEST_PORT:
+        raise UserError(f"{said}: ports end at {HIGHEST_PORT}.")
     return number
 
 

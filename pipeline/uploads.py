@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import unicodedata
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -106,14 +106,17 @@ class Place:
         self.bytes += number
 
 
-async def read_form(request: Request, settings: Settings, place: Place) -> Form:
+async def read_form(
+    request: Request, settings: Settings, place: Place, known: Mapping[str, bool]
+) -> Form:
     """Read a form with photos, and stop as soon as it breaks a limit.
 
-    Raises Refusal: 408 too slow, 413 too large, 415 not a form, 422 malformed, GONE.
+    `known` are its fields: name → whether it may be given more than once. Raises Refusal: 408 too
+    slow, 413 too large, 415 not a form, 422 malformed or with a field that is not known, GONE.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind != "multipart/form-data":
-        raise Refusal(415, "Send the photos as multipart/form-data, in fields named files.")
+        raise Refusal(415, f"Send this as multipart/form-data, with the fields {_listed(known)}.")
     announced = request.headers.get("content-length", "0")
     if not announced.isascii() or not announced.isdigit():
         raise Refusal(400, "The header Content-Length is not a number.")
@@ -133,20 +136,36 @@ async def read_form(request: Request, settings: Settings, place: Place) -> Form:
         raise Refusal(GONE, "The visitor has left.") from None
     except MultiPartException as error:
         raise Refusal(422, f"The form cannot be read: {error.message}") from None
-    return _form(form.multi_items())
+    return _form(form.multi_items(), request.scope["route"].path, known)
+
+
+def no_such_field(kind: str, name: str, path: str, known: Collection[str]) -> Refusal:
+    """The refusal of something that nobody would look at, such as a misspelt field; `kind` says
+    what it is."""
+    takes = f"the form fields {_listed(known)}" if known else "nothing of the kind"
+    return Refusal(422, f"{_printable(name)}: no such {kind}; {path} takes {takes}.")
 
 
 def display_name(client_name: str | None, number: int) -> str:
     """What to show of a client's file name: its last part, printable, not too long."""
     last = PurePosixPath((client_name or "").replace("\\", "/")).name
+    return _printable(last) or f"photo {number}"
+
+
+def _printable(text: str) -> str:
     printable = "".join(
         character
-        for character in last
+        for character in text
         if unicodedata.category(character)[0] != "C"  # controls, reversed writing, surrogates
     ).strip()
     if len(printable) > LONGEST_NAME:
         printable = f"{printable[: LONGEST_NAME - 20]}…{printable[-19:]}"
-    return printable or f"photo {number}"
+    return printable
+
+
+def _listed(names: Collection[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 class _MemoryParser(MultiPartParser):
@@ -203,17 +222,23 @@ async def _limited(request: Request, settings: Settings, place: Place) -> AsyncI
         yield chunk
 
 
-def _form(items: list[tuple[str, str | UploadFile]]) -> Form:
+def _form(items: list[tuple[str, str | UploadFile]], path: str, known: Mapping[str, bool]) -> Form:
     uploads: list[Upload] = []
     fields: dict[str, list[str]] = {}
     for name, value in items:
+        if name not in known:
+            raise no_such_field("field", name, path, known)
+        if isinstance(value, str) == (name == "files"):
+            raise Refusal(
+                422, "Photos, as files, belong into fields named files, and texts do not."
+            )
         if isinstance(value, str):
+            if name in fields and not known[name]:
+                raise Refusal(422, f"{name}: give this field once.")
             fields.setdefault(name, []).append(value)
             continue
         content = value.file.read()
         value.file.close()
-        if name != "files" and (value.filename or content):
-            raise Refusal(422, "Photos belong into fields named files.")
         if value.filename or content:  # an empty picker sends a part without either
             uploads.append(Upload(display_name(value.filename, len(uploads) + 1), content))
     return Form(uploads, fields)

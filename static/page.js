@@ -6,6 +6,7 @@
 const byId = (id) => document.getElementById(id);
 const form = byId("score");
 const limits = document.body.dataset;
+const root = limits.root; // the path that a proxy puts before all others, or nothing
 let running = null; // the AbortController of the request that is under way
 
 document.documentElement.classList.add("script");
@@ -93,7 +94,7 @@ async function send(address, data, what) {
   byId("status").textContent = `Looking at ${what} …`;
   byId("stop").hidden = false;
   try {
-    const response = await fetch(address, { method: "POST", body: data, signal: mine.signal });
+    const response = await fetch(root + address, { method: "POST", body: data, signal: mine.signal });
     const answer = await response.json();
     if (response.ok) show(answer);
     else fail(answer.error);

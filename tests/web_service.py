@@ -3,18 +3,22 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
+from pipeline.service_routes import create_app
+from pipeline.service_settings import Settings
 from tests.conftest import REPOSITORY
 from tests.shared import SHARED
 
@@ -32,19 +36,25 @@ class Running:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
 
-@contextlib.contextmanager
-def serving(cache: Path, by_uvicorn: bool = False, **settings: object) -> Iterator[Running]:
-    """Start backend.py, itself or by uvicorn's command, with settings, named as in Settings; stop
-    it at the end of the block."""
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving(
+    cache: Path, *options: str, by_uvicorn: bool = False, **settings: object
+) -> Iterator[Running]:
+    """Start backend.py, itself or by uvicorn's command, with options of either and with settings,
+    named as in Settings; stop it at the end of the block."""
+    port = free_port()
     variables = {f"DETECTOR_{name.upper()}": str(value) for name, value in settings.items()}
     arguments = ["-m", "uvicorn", "backend:app", f"--port={port}"] if by_uvicorn else ["backend.py"]
     log = cache / f"service-{port}.log"
     with open(log, "wb") as file:
         process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [sys.executable, *arguments, *options],
             cwd=REPOSITORY,
             env=os.environ | variables | {"DETECTOR_PORT": str(port), "XDG_CACHE_HOME": str(cache)},
             stdout=file,
@@ -66,6 +76,30 @@ def serving(cache: Path, by_uvicorn: bool = False, **settings: object) -> Iterat
             process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def client(**settings) -> TestClient:
+    """The service in this process, with settings; for a block, which runs it."""
+    return TestClient(create_app(Settings(**settings)), base_url="http://localhost")
+
+
+def files(*paths: Path) -> list[tuple[str, tuple[str, bytes]]]:
+    """The photos as parts of a form."""
+    return [("files", (path.name, path.read_bytes())) for path in paths]
+
+
+def metric(address: str, name: str) -> float:
+    """What the service counts under this name."""
+    text = httpx.get(f"{address}/metrics").text
+    return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE).group(1))
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until the condition holds, which it must within a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def write_tiny_generator(folder: Path) -> None:
