@@ -105,7 +105,7 @@ def infer(own_cache, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
             cwd=tmp_path,
             input=stdin,
             capture_output=True,
-            timeout=300,
+            timeout=900,
         )
 
     return infer

@@ -440,7 +440,7 @@ except Exception as error:
     print(type(error).__name__, error)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=900
     )
     assert done.stdout.startswith(f"UserError Heat maps of {architecture} need {missing}, ")
     assert done.stdout.endswith("pip install -r requirements.txt\n")

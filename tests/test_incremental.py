@@ -263,7 +263,7 @@ def test_wrong_use_is_refused_in_one_sentence(arguments, sentence, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 2
     assert sentence in done.stderr and "Traceback" not in done.stderr

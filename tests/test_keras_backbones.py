@@ -180,7 +180,7 @@ def test_without_a_network_imagenet_is_refused_before_the_audit(script, data, tm
         env={**os.environ, **nowhere},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 2
     sentence = done.stderr.splitlines()[-1]
@@ -281,7 +281,7 @@ def test_killed_between_the_stages_it_ends_with_the_same_bits(data, tmp_path):
         program = [sys.executable, "-m", "tests.tiny_keras", data, tmp_path / name / "run"]
         settings = json.dumps({"epochs": 3, "head_epochs": 1} | settings)
         return subprocess.run(
-            [*program, settings], cwd=REPOSITORY, capture_output=True, text=True, timeout=600
+            [*program, settings], cwd=REPOSITORY, capture_output=True, text=True, timeout=900
         )
 
     done = run("whole")

@@ -27,7 +27,7 @@ def frameworks_of(*command: object) -> set[str]:
         env={name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=900,
     )
     assert done.returncode == 0, re.sub(r"import time:.*\n", "", done.stderr)
     return imported(done.stderr)
@@ -87,7 +87,7 @@ def test_the_page_explains_with_torch_alone(tmp_path, monkeypatch):
                 f"{running.address}/api/score",
                 files={"files": (FACE_SAMPLE.name, FACE_SAMPLE.read_bytes())},
                 data={"model": model, "explain": "1"},
-                timeout=300,
+                timeout=900,
             )
             [photo] = answer.json()["photos"]
             assert len(photo["heat_maps"]) == 1

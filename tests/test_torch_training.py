@@ -103,7 +103,7 @@ def run_training(
     for process in processes:
         process.start()
     for process in processes:
-        process.join(300)
+        process.join(900)
         process.kill()
         process.join()
     return [process.exitcode for process in processes]
@@ -575,7 +575,7 @@ def together(data, own_cache, tmp_path_factory) -> Path:
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr + (folder / "log0").read_text()
     return folder
