@@ -13,8 +13,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
-from models import ARCHITECTURES, Architecture, PixelScaling
+from models import ARCHITECTURES, Architecture
 from pipeline.calibration import Calibration
+from pipeline.detector_values import calibration_in, face_in, fake_class_in, input_in
 from pipeline.errors import UserError
 from pipeline.files import atomic_write, recover_folder, sha256_of, write_folder
 
@@ -57,36 +58,26 @@ def load_detector(folder: Path) -> Detector:
                 f"{folder}: its format is {description['format']} and this program knows {FORMAT}: "
                 "update the program, or train the detector again."
             )
-        architecture = ARCHITECTURES.get(description["architecture"])
+        architecture = ARCHITECTURES.get(str(description["architecture"]))
         if architecture is None:
             raise UserError(
                 f"{folder}: its architecture {description['architecture']!r} is unknown here: "
                 "update the program, or train the detector again."
             )
-        stored = description["input"]
-        architecture = Architecture(
-            architecture.name,
-            architecture.builder,
-            int(stored["size"]),
-            PixelScaling(tuple(stored["mean"]), tuple(stored["std"])),
-            stored["layout"],
-        )
-        calibration = description["calibration"]
+        size, scaling, layout, resize_filter = input_in(description)
+        face_mode, margin = face_in(description)
+        calibration = calibration_in(description)
+        fake_class_in(description)
         if GRAPH not in description["files"]:
             raise UserError(f"{folder}: it has no {GRAPH}: train or download the detector again.")
         return Detector(
             folder,
             description["name"],
-            architecture,
-            stored["resize"],
-            description["face"]["mode"],
-            float(description["face"]["margin"]),
-            Calibration(
-                float(calibration["temperature"]),
-                float(calibration["threshold"]),
-                float(calibration["uncertain_from"]),
-                calibration["rule"],
-            ),
+            Architecture(architecture.name, architecture.builder, size, scaling, layout),
+            resize_filter,
+            face_mode,
+            margin,
+            calibration,
             description,
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -135,7 +135,7 @@ def say_fake_class(path: str | Path, description: dict) -> None:
     """Say on standard error which class of imported weights counts as fake, as their detector.json
     (`description`) has it; nothing for other detectors."""
     section = description.get("fake_class")
-    if section:
+    if section:  # detector_values.py has checked it
         chosen = FakeClass(tuple(section["labels"]), section["output"], section["decided"])
         print(chosen.in_words(path), file=sys.stderr)
 

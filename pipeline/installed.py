@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.calibration import MISSED_FAKES
 from pipeline.detector import WEIGHTS, check_folder, load_detector
+from pipeline.detector_values import calibration_in
 from pipeline.errors import UserError
 from pipeline.scoring import Scorer
 
@@ -139,6 +140,7 @@ def _described(path: Path) -> dict | None:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         metrics, training = description["metrics"], description["training"]
+        calibration = calibration_in(description)
         interval, unseen = metrics.get("auc_95"), metrics.get("unseen_auc")
         return {
             "name": str(description["name"]),
@@ -149,8 +151,8 @@ def _described(path: Path) -> dict | None:
             "unseen_auc": None if unseen is None else float(unseen),
             "recall_fake": float(metrics["recall_fake"]),
             "recall_real": float(metrics["recall_real"]),
-            "threshold": float(description["calibration"]["threshold"]),
-            "uncertain_from": float(description["calibration"]["uncertain_from"]),
+            "threshold": calibration.threshold,
+            "uncertain_from": calibration.uncertain_from,
             "missed_fakes": MISSED_FAKES,
             "validation_images": sum(metrics["images"].values()),
             "input_size": int(description["input"]["size"]),

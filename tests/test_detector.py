@@ -6,12 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from models import ARCHITECTURES
-from pipeline.calibration import Calibration
+from pipeline.calibration import Calibration, calibrate
 from pipeline.detector import (
     as_start,
     check_folder,
@@ -154,6 +156,62 @@ def test_a_calibration_that_lacks_something_is_refused(folder, key):
     del calibration[key]
     edit(folder, calibration=calibration)
     assert key in refusal(folder)
+
+
+NO_NUMBERS = [float("nan"), float("inf"), -float("inf"), "0.5", None, True, [0.5], {}, 10**400]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "values"),
+    [
+        ("calibration", "threshold", [*NO_NUMBERS, 1.5, -1, -1e-9, 1.0000001]),
+        ("calibration", "uncertain_from", [*NO_NUMBERS, 1.5, -1, 0.61]),  # above the threshold
+        ("calibration", "temperature", [*NO_NUMBERS, 0, -1, -0.0]),
+        ("calibration", "rule", [None, 0.5, []]),
+        ("face", "margin", [*NO_NUMBERS, 0, -1.3, 1e9]),
+        ("face", "mode", [None, "", "auto ", True, ["auto"], {}]),
+        ("input", "size", [*NO_NUMBERS, 0, -256, 224.0, 224.5, "224", 10**6]),
+        ("input", "mean", [[0, 0], [0, 0, 0, 0], 0, "000", [0, 0, None], [0, 0, float("nan")]]),
+        ("input", "std", [[1, 1, 0], [1, 1, -1], [1, 1, float("inf")], ["1", "1", "1"], None]),
+        ("input", "layout", [None, "NWHC", 4, []]),
+        ("input", "resize", [None, "bicubic", 4, {}]),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused(folder, section, key, values):
+    whole = description()[section]
+    for value in values:
+        edit(folder, **{section: whole | {key: value}})
+        sentence = refusal(folder)
+        assert key in sentence and "detector.json" in sentence, value
+
+
+@pytest.mark.parametrize(
+    "fake_class",
+    [{}, [], 3, {"labels": ["a", "b"], "output": 2, "decided": ""},
+     {"labels": ["a", "b"], "output": -1, "decided": ""},
+     {"labels": ["a", "b"], "output": True, "decided": ""},
+     {"labels": ["a", 2], "output": 0, "decided": ""},
+     {"labels": ["a", "b"], "output": 0, "decided": None}],
+)  # fmt: skip
+def test_a_malformed_note_of_which_class_means_fake_is_refused(folder, fake_class):
+    edit(folder, fake_class=fake_class)
+    assert "again" in refusal(folder)
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 0.0, 1.0, 1.0000000000000002])
+def test_the_ends_of_the_range_are_in_it(folder, threshold):
+    calibration = description()["calibration"] | {"threshold": threshold, "uncertain_from": 0}
+    edit(folder, calibration=calibration)
+    assert load_detector(folder).calibration.threshold == threshold
+
+
+def test_what_a_calibration_chooses_is_accepted(folder):
+    """Where real faces reach 1.0, no threshold up to it passes few enough."""
+    labels = np.array([0] * 40 + [1] * 40)
+    chosen = calibrate(labels, np.full(80, 1e6), "fpr=0.05")
+    assert chosen.threshold > 1
+    edit(folder, calibration=asdict(chosen))
+    assert load_detector(folder).calibration == chosen
 
 
 def test_a_changed_byte_of_the_graph_is_noticed(folder):
