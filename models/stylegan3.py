@@ -5,6 +5,10 @@ Networks", NeurIPS 2021 (arXiv:2106.12423). Written from the paper, for making p
 training alone needs is left out, and so are classes. Plain torch operations in
 fp32, on a CPU or a GPU. Arguments, parameters and buffers have the official names, so that NVIDIA's
 weights fit once they are converted (convert_stylegan3.py).
+
+Where shapes change, a name ends in its axes: N pictures, Z and W numbers of a latent code and of
+what the mapping makes of it, L layers, C channels (I of the layer before, O of this one), H rows, X
+columns, K filter taps, 2 or 3 coordinates.
 """
 
 import math
@@ -259,13 +263,14 @@ class Mapping(nn.Module):
             self.add_module(f"fc{index}", layer)
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
-    def forward(self, z: torch.Tensor, truncation: float = 1.0) -> torch.Tensor:
+    def forward(self, z_NZ: torch.Tensor, truncation: float = 1.0) -> torch.Tensor:
         """(N, z_dim) → (N, num_ws, w_dim): the same w for each layer."""
-        w = z * (z.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+        w_NW = z_NZ * (z_NZ.square().mean(1, keepdim=True) + 1e-8).rsqrt()  # still z's width
         for index in range(self.num_layers):
-            w = F.leaky_relu(self.get_submodule(f"fc{index}")(w), 0.2) * math.sqrt(2)
-        w = self.w_avg.lerp(w, truncation)
-        return w[:, None].expand(-1, self.num_ws, -1)
+            w_NW = F.leaky_relu(self.get_submodule(f"fc{index}")(w_NW), 0.2) * math.sqrt(2)
+        w_NW = self.w_avg.lerp(w_NW, truncation)
+        w_NLW = w_NW[:, None].expand(-1, self.num_ws, -1)
+        return w_NLW
 
 
 class Synthesis(nn.Module):
@@ -284,12 +289,12 @@ class Synthesis(nn.Module):
             self.layer_names.append(f"L{index}_{after.size}_{after.channels}")
             self.add_module(self.layer_names[-1], layer)
 
-    def forward(self, ws: torch.Tensor) -> torch.Tensor:
+    def forward(self, w_NLW: torch.Tensor) -> torch.Tensor:
         """(N, num_ws, w_dim) → (N, img_channels, img_resolution, img_resolution)."""
-        x = self.input(ws[:, 0])
+        x_NCHX = self.input(w_NLW[:, 0])
         for index, name in enumerate(self.layer_names, start=1):
-            x = self.get_submodule(name)(x, ws[:, index])
-        return x * self.output_scale
+            x_NCHX = self.get_submodule(name)(x_NCHX, w_NLW[:, index])
+        return x_NCHX * self.output_scale
 
 
 class FourierInput(nn.Module):
@@ -310,35 +315,36 @@ class FourierInput(nn.Module):
         self.register_buffer("freqs", frequencies * signal.cutoff)
         self.register_buffer("phases", torch.rand(channels) - 0.5)
 
-    def forward(self, w: torch.Tensor) -> torch.Tensor:
+    def forward(self, w_NW: torch.Tensor) -> torch.Tensor:
         """(N, w_dim) → (N, channels, size, size)."""
-        cos, sin, shift_x, shift_y = self._turn_and_shift(w)
-        zero, one = torch.zeros_like(cos), torch.ones_like(cos)
-        turn = _matrices([[cos, -sin, zero], [sin, cos, zero], [zero, zero, one]])
-        shift = _matrices([[one, zero, -shift_x], [zero, one, -shift_y], [zero, zero, one]])
-        transform = turn @ shift @ self.transform
+        cos_N, sin_N, shift_x_N, shift_y_N = self._turn_and_shift(w_NW)
+        zero, one = torch.zeros_like(cos_N), torch.ones_like(cos_N)
+        turn_N33 = _matrices([[cos_N, -sin_N, zero], [sin_N, cos_N, zero], [zero, zero, one]])
+        shift_N33 = _matrices([[one, zero, -shift_x_N], [zero, one, -shift_y_N], [zero, zero, one]])
+        transform_N33 = turn_N33 @ shift_N33 @ self.transform
 
         # A wave of the moved picture is another wave, of another phase.
-        phases = self.phases + (self.freqs @ transform[:, :2, 2:]).squeeze(2)
-        frequencies = self.freqs @ transform[:, :2, :2]
+        phases_NC = self.phases + (self.freqs @ transform_N33[:, :2, 2:]).squeeze(2)
+        frequencies_NC2 = self.freqs @ transform_N33[:, :2, :2]
         rate, cutoff = self.signal.rate, self.signal.cutoff
         # What a user's transform has raised beyond the band fades out towards the Nyquist limit.
-        amplitudes = 1 - (frequencies.norm(dim=2) - cutoff) / (rate / 2 - cutoff)
+        amplitudes_NC = 1 - (frequencies_NC2.norm(dim=2) - cutoff) / (rate / 2 - cutoff)
 
-        places = (torch.arange(self.signal.size, device=w.device) + 0.5) / rate
-        places = places - self.signal.size / 2 / rate  # of the samples; the picture is 1 wide
-        angles = (
-            frequencies[:, :, 0, None, None] * places
-            + frequencies[:, :, 1, None, None] * places[:, None]
-            + phases[:, :, None, None]
+        places_X = (torch.arange(self.signal.size, device=w_NW.device) + 0.5) / rate
+        places_X = places_X - self.signal.size / 2 / rate  # of the samples; the picture is 1 wide
+        angles_NCHX = (
+            frequencies_NC2[:, :, 0, None, None] * places_X
+            + frequencies_NC2[:, :, 1, None, None] * places_X[:, None]
+            + phases_NC[:, :, None, None]
         )
-        waves = torch.sin(2 * math.pi * angles) * amplitudes.clamp(0, 1)[:, :, None, None]
-        weight = self.weight / math.sqrt(len(self.weight))
-        return F.conv2d(waves, weight[:, :, None, None])
+        amplitudes_NC11 = amplitudes_NC.clamp(0, 1)[:, :, None, None]
+        waves_NCHX = torch.sin(2 * math.pi * angles_NCHX) * amplitudes_NC11
+        weight_CC = self.weight / math.sqrt(len(self.weight))
+        return F.conv2d(waves_NCHX, weight_CC[:, :, None, None])
 
-    def _turn_and_shift(self, w: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        raw = self.affine(w)
-        return (raw / raw[:, :2].norm(dim=1, keepdim=True)).unbind(1)
+    def _turn_and_shift(self, w_NW: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        raw_N4 = self.affine(w_NW)
+        return (raw_N4 / raw_N4[:, :2].norm(dim=1, keepdim=True)).unbind(1)
 
 
 def _matrices(rows: list[list[torch.Tensor]]) -> torch.Tensor:
@@ -391,30 +397,31 @@ class Layer(nn.Module):
         self.up_start = up_taps - 1 - first
         self.up_size = wanted
 
-    def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_NIHX: torch.Tensor, w_NW: torch.Tensor) -> torch.Tensor:
         """(N, channels, size, size) of the layer before and (N, w_dim) → of this layer."""
-        x = self._modulated_convolution(x, self.affine(w)) + self.bias[:, None, None]
+        x_NOHX = self._modulated_convolution(x_NIHX, self.affine(w_NW)) + self.bias[:, None, None]
         if self.is_to_rgb:
-            return self._clamp(x)
-        x = upsample(x, self.up_filter, self.up, self.up_start, self.up_size)
-        x = self._clamp(F.leaky_relu_(x, 0.2).mul_(math.sqrt(2)))
-        return downsample(x, self.down_filter, self.down)
+            return self._clamp(x_NOHX)
+        x_NOHX = upsample(x_NOHX, self.up_filter, self.up, self.up_start, self.up_size)
+        x_NOHX = self._clamp(F.leaky_relu_(x_NOHX, 0.2).mul_(math.sqrt(2)))
+        return downsample(x_NOHX, self.down_filter, self.down)
 
-    def _modulated_convolution(self, x: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
+    def _modulated_convolution(self, x_NIHX: torch.Tensor, styles_NI: torch.Tensor) -> torch.Tensor:
         """Scaling the weights by the styles is scaling what they are multiplied with. Except in
         ToRGB each output channel is brought back to unit standard deviation (Karras et al.,
         "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020, section 2.2)."""
-        weight = self.weight
+        weight_OIKK = self.weight
         gain = self.magnitude_ema.rsqrt()
         if self.is_to_rgb:
-            styles = styles / math.sqrt(weight[0].numel())
-            return F.conv2d(x * (styles * gain)[:, :, None, None], weight)
-        weight = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
-        styles = styles * styles.square().mean(1, keepdim=True).rsqrt()
-        std = (styles.square() @ weight.square().sum((2, 3)).T + 1e-8).sqrt()
-        x = x * (styles * gain)[:, :, None, None]
-        x = F.conv2d(x, weight, padding=weight.shape[-1] - 1)  # the canvas grows, then is cropped
-        return x / std[:, :, None, None]
+            styles_NI = styles_NI / math.sqrt(weight_OIKK[0].numel())
+            return F.conv2d(x_NIHX * (styles_NI * gain)[:, :, None, None], weight_OIKK)
+        weight_OIKK = weight_OIKK * weight_OIKK.square().mean((1, 2, 3), keepdim=True).rsqrt()
+        styles_NI = styles_NI * styles_NI.square().mean(1, keepdim=True).rsqrt()
+        std_NO = (styles_NI.square() @ weight_OIKK.square().sum((2, 3)).T + 1e-8).sqrt()
+        x_NIHX = x_NIHX * (styles_NI * gain)[:, :, None, None]
+        padding = weight_OIKK.shape[-1] - 1  # the canvas grows, then is cropped
+        x_NOHX = F.conv2d(x_NIHX, weight_OIKK, padding=padding)
+        return x_NOHX / std_NO[:, :, None, None]
 
     def _clamp(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.conv_clamp is None else x.clamp_(-self.conv_clamp, self.conv_clamp)

@@ -3,6 +3,8 @@
 Dosovitskiy et al.: "An Image is Worth 16x16 Words", ICLR 2021. timm computes query, key and value
 in one layer; `split_attention` takes it apart so that LoRA can adapt some of them (Hu et al.,
 "LoRA", ICLR 2022, adapts query and value), `fuse_attention` puts it together again.
+
+Where shapes change, a name ends in its axes: N pictures, T tokens, D numbers of a token.
 """
 
 import timm
@@ -52,8 +54,9 @@ class _Split(nn.Module):
                 layer.weight.copy_(qkv.weight[rows])
                 layer.bias.copy_(qkv.bias[rows])
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.query(x), self.key(x), self.value(x)], dim=-1)
+    def forward(self, x_NTD: torch.Tensor) -> torch.Tensor:
+        qkv_NT3D = torch.cat([self.query(x_NTD), self.key(x_NTD), self.value(x_NTD)], dim=-1)
+        return qkv_NT3D
 
     def fused(self) -> nn.Linear:
         layers = (self.query, self.key, self.value)
