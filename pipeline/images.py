@@ -27,7 +27,13 @@ from pipeline.image_kinds import READ, other_type, picture_format
 
 log = logging.getLogger(__name__)
 
-PHOTO_SUFFIXES: frozenset[str] = frozenset(
+RAW_SUFFIXES: frozenset[str] = frozenset(
+    {".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raf"}
+    | {".pef", ".srw", ".3fr", ".x3f", ".mrw", ".rwl", ".iiq", ".erf", ".gpr"}
+)
+"""The endings of camera raw files: few can be read, and nobody shall think that the others were."""
+
+PHOTO_SUFFIXES: frozenset[str] = RAW_SUFFIXES | frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib"}
     | {".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".hif"}
 )
@@ -208,6 +214,7 @@ def _pixels(file: BinaryIO, kind: str, max_pixels: int) -> np.ndarray:
                 jpeg_scans.check_scans(file, width * height)
                 file.seek(position)
             elif kind == "TIFF":
+                tiff_pictures.check_strips(image)
                 tiff_pictures.mend_palette(image)
             image.load()
             pixels = _array(_of_8_bits(image), _opaque if _is_invisible_bmp(image) else _rgb)
@@ -326,13 +333,15 @@ def _of_8_bits(image: Image.Image) -> Image.Image:
     from PIL import TiffImagePlugin
 
     grey = _array(image)
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    if image.mode == "I" and tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == 1:
+        grey = grey.view(np.uint32)  # which Pillow has no mode for
     if image.mode in ("I", "F"):
         # Nothing says what is white. Take the usual range (0…1 only for fractions) that holds all.
         grey = np.nan_to_num(grey.astype(np.float32))
         usual = (255, 65535) if image.mode == "I" else (1, 255, 65535)
         white = next((white for white in usual if grey.max() <= white), grey.max())
         return Image.fromarray(np.rint(grey.clip(0, white) * (255 / white)).astype(np.uint8))
-    tags = getattr(image, "tag_v2", {})  # of a TIFF
     bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]  # 12 is read as it is, up to 4095
     scaled = np.rint(np.linspace(0, 255, 2**bits)).astype(np.uint8)
     if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero

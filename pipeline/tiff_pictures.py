@@ -15,7 +15,7 @@ from pipeline.errors import ImageError
 from pipeline.image_kinds import RAW
 
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _WIDTH, _COMPRESSION, _PHOTOMETRIC = 254, 255, 256, 259, 262
-_ORIENTATION, _COLOUR_MAP, _SUB_DIRECTORIES, _MOSAIC = 274, 320, 330, 33421
+_HEIGHT, _ORIENTATION, _COLOUR_MAP, _SUB_DIRECTORIES, _MOSAIC = 257, 274, 320, 330, 33421
 _PAGE = 2  # of NewSubfileType: one of several pages; 1 is a preview, the others masks and the like
 _PREVIEW = 2  # of the older SubfileType
 # What stands before the sensor (a mosaic of colours), or linear light: not yet a picture.
@@ -48,9 +48,9 @@ def main_picture(file: BinaryIO) -> MainPicture:
     directories = list(_directories(file))
     if any(directory.is_raw for directory in directories):
         raise ImageError(f"this is {RAW}; what else is in it is only a preview")
-    if not directories or directories[0].is_photo:
+    if not directories or not directories[0].is_preview:
         return MainPicture(file, 1)
-    photo = next((directory for directory in directories if directory.is_photo), None)
+    photo = next((each for each in directories if each.has_size and not each.is_preview), None)
     if photo is None:
         raise ImageError(
             "this TIFF or camera raw file holds nothing but a reduced preview; "
@@ -58,6 +58,13 @@ def main_picture(file: BinaryIO) -> MainPicture:
         )
     orientation = 1 if photo.orientation else directories[0].orientation or 1
     return MainPicture(_beginning_with(file, photo.offset), orientation)
+
+
+def check_strips(image: Image.Image) -> None:
+    """Raise `OSError` where a TIFF lists fewer strips than it has rows: the rest would be black."""
+    reached = max((tile.extents[3] for tile in image.tile), default=0)
+    if reached < image.tag_v2[_HEIGHT]:
+        raise OSError("truncated: strips are missing")
 
 
 def mend_palette(image: Image.Image) -> None:
@@ -83,9 +90,14 @@ class _Directory(NamedTuple):
         return next(iter(self.tags.get(tag, ())), 0)
 
     @property
-    def is_photo(self) -> bool:
-        full_size = self._first(_NEW_SUBFILE_TYPE) in (0, _PAGE)
-        return _WIDTH in self.tags and full_size and self._first(_SUBFILE_TYPE) != _PREVIEW
+    def has_size(self) -> bool:
+        return _WIDTH in self.tags
+
+    @property
+    def is_preview(self) -> bool:
+        """Whether it is a preview or, since these come after the photo, a mask or the like."""
+        is_full = self._first(_NEW_SUBFILE_TYPE) in (0, _PAGE)
+        return not is_full or self._first(_SUBFILE_TYPE) == _PREVIEW
 
     @property
     def is_raw(self) -> bool:

@@ -209,9 +209,15 @@ def png_chunk(kind: bytes, data: bytes, checksum_error: int = 0) -> bytes:
 
 
 def make_tiff(
-    pixels: bytes, width: int, bits: int, sample_format: int = 1, photometric: int = 1
+    pixels: bytes,
+    width: int,
+    bits: int,
+    sample_format: int = 1,
+    photometric: int = 1,
+    colours: np.ndarray | None = None,
 ) -> bytes:
-    """A little-endian TIFF with one row of pixels; of floats (`sample_format` 3) three a pixel.
+    """A little-endian TIFF with one row of pixels; of floats (`sample_format` 3) three a pixel;
+    with the `colours` (3, N) 0…65535 of a palette.
 
     Tags by their numbers in the TIFF 6.0 specification; for kinds that Pillow cannot write.
     """
@@ -228,8 +234,13 @@ def make_tiff(
         (279, 4, len(pixels)),
         (339, 3, sample_format),
     ]
+    entries = [(tag, kind, 1, value) for tag, kind, value in entries]
+    if colours is not None:
+        pixels = pixels.ljust(len(pixels) + len(pixels) % 2, b"\0")
+        entries.insert(-1, (320, 3, colours.size, 8 + len(pixels)))
+        pixels += colours.astype("<u2").tobytes()
     directory = struct.pack("<H", len(entries))
-    directory += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    directory += b"".join(struct.pack("<HHII", *entry) for entry in entries)
     return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory + bytes(4)
 
 
