@@ -135,7 +135,7 @@ each epoch.
 
 - It knows the kinds of fakes it was trained on. Fakes from a new generator or another face-swapping
   method may pass as real; a soft, small or heavily compressed real photo may be called fake.
-- It looks only at faces, one at a time: an edited background or a false caption is beyond its reach.
+- It looks only at faces, one at a time. An edited background or a false caption is beyond it.
 - A verdict is a reason to look more closely, not evidence.
 
 ## Licence of the data

@@ -30,6 +30,7 @@ TRAINING_ONLY = {
     "keras_backend",
     "keras_training",
     "metrics",
+    "model_index",
     "precision",
     "published",
     "report",
