@@ -1,7 +1,7 @@
 # make demo     set up what scoring needs, and score the sample photos
 # make web      the web page, on http://127.0.0.1:8000
 # make test     set up everything, and run all tests
-# make lint     style and formatting
+# make lint     style, formatting, dead code and spelling
 # make bench    speed of scoring and training, against what else people use, in the same run
 # make release  pack the detectors for GitHub Releases: make release BASE_URL=https://…
 # make reproduce FACES=…  train the recommended detector again: is it as good as the shipped one?
@@ -25,6 +25,8 @@ test: $(VENV)/everything-is-installed
 lint: $(VENV)/everything-is-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/vulture
+	$(BIN)/codespell
 
 bench: $(VENV)/everything-is-installed
 	$(BIN)/python benchmarks/scoring_speed.py
