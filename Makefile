@@ -2,7 +2,7 @@
 # make web      the web page, on http://127.0.0.1:8000
 # make test     set up everything, and run the tests that take no minutes (docs/testing.md)
 # make test-all the same, and then the slow tests: whole trainings, programs killed many times
-# make lint     style and formatting
+# make lint     style, formatting, dead code and spelling
 # make bench    speed of scoring and training, against what else people use, in the same run
 # make release  pack the detectors for GitHub Releases: make release BASE_URL=https://…
 # make reproduce FACES=…  train the recommended detector again: is it as good as the shipped one?
@@ -32,6 +32,8 @@ test-all: test test-slow
 lint: $(VENV)/everything-is-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/vulture
+	$(BIN)/codespell
 
 bench: $(VENV)/everything-is-installed
 	$(BIN)/python benchmarks/scoring_speed.py

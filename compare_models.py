@@ -4,10 +4,10 @@
     python compare_models.py weights/meso4 weights/vit --data test/* --sample 100
     python compare_models.py weights/* --data test/* --training-data my_kinds.csv
 
-DETECTOR is a detector folder, MesoNet's published .h5, or whatever else scoring takes; what lies
-beside them in weights/ and is none is skipped and named. TEST is a folder with real/, fake/ or
-both, one for each generator or source, or a CSV file path,label. Pictures are taken whole: they
-should be face crops, as prepare_dataset.py makes them.
+DETECTOR is a detector folder, MesoNet's published .h5, or anything else that scoring takes; other
+files in weights/ are named and skipped. TEST is a folder with real/, fake/ or both, one for each
+generator or source, or a CSV file path,label. Pictures are scored whole: they should be face crops,
+as prepare_dataset.py makes them.
 
 The report (README.md, index.html, results.csv, results.json, figures/ as PNG and SVG) has for each
 detector and set accuracy, recalls, AUC, AP, EER, TPR at 1 and 5 % FPR, ECE and Brier score with
@@ -15,10 +15,10 @@ detector and set accuracy, recalls, AUC, AP, EER, TPR at 1 and 5 % FPR, ECE and 
 (the mean of the calibrated logits); curves of every training; the worst mistakes, which are your
 own pictures.
 
-Which kinds a detector has seen stands in weights/kinds.csv or --training-data: a line
-detector,generator for each, where generator is a test set's name and detector may also be the
-fingerprint of its training data. To leave one generator out, train without it, and name both;
-benchmarks/leave_one_out.py trains and tests without each generator in turn:
+weights/kinds.csv or --training-data lists the kinds that a detector has seen, one to a line
+detector,generator, where generator is the name of a test set and detector may also be the
+fingerprint of its training data. To leave one generator out, train without it and name both
+detectors; benchmarks/leave_one_out.py trains and tests without each generator in turn:
 
     cp -rl dataset/ without/ && rm -r without/*/fake/stylegan
     python train_meso.py --data without/ --output weights/meso4-without-stylegan
@@ -26,7 +26,7 @@ benchmarks/leave_one_out.py trains and tests without each generator in turn:
 --record writes the mean AUC on unseen kinds into the detector.json and the model card of each
 detector that was trained here; the web page shows it.
 
-Stopped? The same command goes on where it was: every score is kept in <output>/scores.sqlite.
+If it was stopped, run the same command again: every score is kept in <output>/scores.sqlite.
 Exit codes: 0 all done; 1 something was broken and left out; 2 wrong use; 130 Ctrl-C.
 """
 
@@ -44,13 +44,15 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("detectors", nargs="+", type=Path, metavar="DETECTOR")
     add("--data", nargs="+", type=Path, required=True, metavar="TEST")
     add("--output", type=Path, default=Path("reports"), metavar="DIR", help="(%(default)s)")
-    add("--sample", type=positive_int, metavar="N", help="pictures of each class and set")
+    add(
+        "--sample", type=positive_int, metavar="N", help="use only N pictures of each class and set"
+    )
     add(
         "--grid-sample",
         type=whole_number,
         default=100,
         metavar="N",
-        help="how many of these to degrade, for the robustness (%(default)s; 0: none)",
+        help="how many of them to degrade for the robustness tables (%(default)s; 0: none)",
     )
     add(
         "--training-data",
@@ -58,7 +60,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="FILE.csv",
         help="which kinds each detector has seen (weights/kinds.csv)",
     )
-    add("--record", action="store_true", help="the AUC on unseen kinds, in the detector folders")
+    add("--record", action="store_true", help="write the AUC on unseen kinds into the detectors")
     add_option(parser, "DETECTOR")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     return parser

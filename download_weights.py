@@ -1,12 +1,12 @@
 """Download published weights into weights/, verified by size and SHA-256.
 
-    python download_weights.py                       what there is, and what is installed
+    python download_weights.py                       what is available and what is installed
     python download_weights.py Meso4_DF              one of them (more names may follow)
     python download_weights.py --all
     python download_weights.py --all --from https://mirror.example/weights
 
-An interrupted download goes on where it stopped when the same command is run again. Proxies are
-taken from the environment (http_proxy, https_proxy, no_proxy). Without a network, the error message
+Run the same command again to continue an interrupted download. Proxies are taken from the
+environment (http_proxy, https_proxy, no_proxy). Without a network, the error message
 says which address to fetch elsewhere and where to put the file.
 Exit codes: 0 all there; 2 wrong use, or something could not be downloaded; 130 stopped by Ctrl-C.
 """
@@ -23,7 +23,7 @@ from pipeline.weights import WEIGHTS, Release, download, load_releases, status
 def get_args_parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to download")
-    parser.add_argument("--all", action="store_true", help="download all that there is")
+    parser.add_argument("--all", action="store_true", help="download everything")
     parser.add_argument(
         "--output",
         type=Path,
@@ -35,7 +35,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--from",
         dest="mirror",
         metavar="URL",
-        help="a mirror: the address that takes the place of everything before the file's name",
+        help="a mirror: an address that replaces everything before the file name",
     )
     return parser
 

@@ -6,18 +6,18 @@
     python incremental_train_vit.py --from weights/vit --use 1           go back to the first
 
 new/ holds train|validate/real|fake, or just real|fake (a fifth of the groups then validates; one
-class may be absent). --replay names the data that the detector was trained on: a share of it
-(--replay-fraction 0.3 of all pictures) is trained on again, and its validation pictures tell what
-was forgotten. A table shows AUC, fakes found and real faces passed before and after, on the old and
-on the new data; it is kept beside the new version.
+class may be absent). --replay names the data that the detector was trained on: some of it
+(--replay-fraction 0.3 of all pictures) is used again, and its validation pictures show what was
+forgotten. A table shows AUC, fakes found and real faces passed before and after, on the old and on
+the new data; it is kept beside the new version.
 
-The new detector takes the place of the old one if its AUC on the old data fell by no more than
---margin (0.02); otherwise, or without --replay, it stays beside it as a version, and the exit code
-is 1. All versions are kept in weights/vit.versions/. A detector is trained on in the way that it
-was trained (all of it, LoRA, norms, head; at the same rate) unless --tuning and --learning-rate say
-otherwise; with LoRA, --adapter new merges the old adapter and puts a new one on top.
+The new detector replaces the old one if its AUC on the old data fell by no more than --margin
+(0.02); otherwise, or without --replay, it is only kept as a version, and the exit code is 1. All
+versions are kept in weights/vit.versions/. Training continues in the way that the detector was
+trained (whole network, LoRA, norms or head; at the same rate) unless --tuning and --learning-rate
+say otherwise; with LoRA, --adapter new merges the old adapter and adds a new one.
 
-Every torch network can be given to --from: ViT, ResNet50, EfficientNet-Lite0.
+--from takes any torch network: ViT, ResNet50, EfficientNet-Lite0.
 """
 
 from pipeline.commands import incremental_arguments, run

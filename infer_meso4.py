@@ -1,25 +1,26 @@
 """Tell real faces from deepfakes with Meso4.
 
-    python infer_meso4.py photos/                        a folder, with all its sub-folders
-    python infer_meso4.py face.jpg --face none           a picture that is nothing but a face
+    python infer_meso4.py photos/                        a folder and its sub-folders
+    python infer_meso4.py face.jpg --face none           a picture that is a face crop already
     python infer_meso4.py clip.mp4                       32 frames of it; or --every SECONDS
     python infer_meso4.py photos/ --output rows.csv      or .jsonl, .parquet
-    python infer_meso4.py photos/ --output report.html   a page to look at
+    python infer_meso4.py photos/ --output report.html   a page for the browser
     python infer_meso4.py photos/ --output rows.csv --continue
-    python infer_meso4.py photos/ --explain why/         and a heat map of each face
+    python infer_meso4.py photos/ --explain why/         with a heat map of each face
     find . -name '*.jpg' | python infer_meso4.py -
 
-Each face gets a row: where it is, fake_probability (calibrated, 0…1), and a verdict: `fake` from
-the detector's threshold on, `real` where hardly any fake scores as low, `uncertain` between; a
-photo without a face says `no face`, one that cannot be read `error`, and the others go on.
-A video gets a row for each face in each frame (`time`, in seconds), and rows that sum up each face
-and the whole: the mean as fake_probability, `median`, and the share of fake frames, `fake_share`.
+Each face gets a row with its position, a fake_probability (calibrated, 0…1) and a verdict: `fake`
+at or above the detector's threshold, `real` where hardly any fake scores that low, `uncertain` in
+between. A photo without a face gets `no face`, an unreadable one `error`; the others are scored. A
+video gets a row for each face in each frame (`time`, in seconds) and rows that summarise each face
+and the whole video: the mean as fake_probability, `median`, and `fake_share`, the share of frames
+called fake.
 Exit codes: 0 all scored; 1 some photos could not be read; 2 wrong use or no weights; 130 Ctrl-C.
 
 The detector is weights/meso4, trained by train_meso.py on StyleGAN and Stable Diffusion portraits
-and DFDC face swaps; its README.md says how well it does and what it cannot see. MesoNet's published
-weights work too (--weights weights/Meso4_DF.h5, see download_weights.py): whole pictures, as their
-authors scored them, and they find few of today's fakes.
+and DFDC face swaps; its README.md says how good it is and what it cannot see. MesoNet's published
+weights work too (--weights weights/Meso4_DF.h5, see download_weights.py). They score whole
+pictures, as their authors did, and find few of today's fakes.
 """
 
 from pipeline.commands import HOW_TO_GO_ON, Network, run, score_photos, scoring_parser

@@ -1,18 +1,18 @@
 """Tell real faces from deepfakes with ResNet50.
 
-    python infer_resnet50.py photos/                        a folder, with all its sub-folders
-    python infer_resnet50.py face.jpg --face none           a picture that is nothing but a face
+    python infer_resnet50.py photos/                        a folder and its sub-folders
+    python infer_resnet50.py face.jpg --face none           a picture that is a face crop already
     python infer_resnet50.py clip.mp4                       32 frames of it; or --every SECONDS
     python infer_resnet50.py photos/ --output rows.csv      or .jsonl, .parquet
-    python infer_resnet50.py photos/ --output report.html   a page to look at
+    python infer_resnet50.py photos/ --output report.html   a page for the browser
     python infer_resnet50.py photos/ --output rows.csv --continue
-    python infer_resnet50.py photos/ --explain why/         and a heat map of each face
+    python infer_resnet50.py photos/ --explain why/         with a heat map of each face
     find . -name '*.jpg' | python infer_resnet50.py -
 
 Rows, verdicts and exit codes are those of infer_meso4.py.
 
-The detector is weights/resnet50, which train_resnet50.py makes. However it was tuned, it is one
-exported graph by now: a LoRA adapter costs nothing here, and neither torch nor timm is needed.
+The detector is weights/resnet50, which train_resnet50.py writes. However it was tuned, scoring runs
+a single exported graph: a LoRA adapter costs nothing here, and neither torch nor timm is needed.
 On two cores it scores about 30 faces a second.
 """
 

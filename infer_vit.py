@@ -1,24 +1,25 @@
 """Tell real faces from deepfakes with a vision transformer.
 
-    python infer_vit.py photos/                        a folder, with all its sub-folders
-    python infer_vit.py face.jpg --face none           a picture that is nothing but a face
+    python infer_vit.py photos/                        a folder and its sub-folders
+    python infer_vit.py face.jpg --face none           a picture that is a face crop already
     python infer_vit.py clip.mp4                       32 frames of it; or --every SECONDS
     python infer_vit.py photos/ --output rows.csv      or .jsonl, .parquet
-    python infer_vit.py photos/ --output report.html   a page to look at
+    python infer_vit.py photos/ --output report.html   a page for the browser
     python infer_vit.py photos/ --output rows.csv --continue
-    python infer_vit.py photos/ --explain why/         and a heat map of each face
+    python infer_vit.py photos/ --explain why/         with a heat map of each face
     python infer_vit.py photos/ --weights weights/vit_tiny_patch16_224
     find . -name '*.jpg' | python infer_vit.py -
 
-Each face gets a row: where it is, fake_probability (calibrated, 0…1), and a verdict: `fake` from
-the detector's threshold on, `real` where hardly any fake scores as low, `uncertain` between; a
-photo without a face says `no face`, one that cannot be read `error`, and the others go on.
+Each face gets a row with its position, a fake_probability (calibrated, 0…1) and a verdict: `fake`
+at or above the detector's threshold, `real` where hardly any fake scores that low, `uncertain` in
+between. A photo without a face gets `no face`, an unreadable one `error`; the others are scored.
 Exit codes: 0 all scored; 1 some photos could not be read; 2 wrong use or no weights; 130 Ctrl-C.
 
-The detector is weights/vit (ViT-Base/16), or, where that is missing, vit_small_patch16_224 or
-vit_tiny_patch16_224 beside it; train_vit.py makes all three, and which one scores is said first.
-However it was tuned, it is one exported graph by now: a LoRA adapter costs nothing here, and
-neither torch nor timm is needed. On two cores ViT-Base takes about a tenth of a second a face.
+The detector is weights/vit (ViT-Base/16), or, if that is missing, vit_small_patch16_224 or
+vit_tiny_patch16_224 beside it; train_vit.py writes all three, and the first line says which one
+scores. However it was tuned, scoring runs a single exported graph: a LoRA adapter costs nothing
+here, and neither torch nor timm is needed. On two cores ViT-Base takes about a tenth of a second a
+face.
 """
 
 from pipeline.commands import HOW_TO_GO_ON, Network, run, score_photos, scoring_parser

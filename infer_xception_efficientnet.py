@@ -1,31 +1,31 @@
 """Tell real faces from deepfakes with two networks at once, Xception and EfficientNet.
 
-    python infer_xception_efficientnet.py photos/                    a folder, all sub-folders too
-    python infer_xception_efficientnet.py face.jpg --face none       nothing but a face
+    python infer_xception_efficientnet.py photos/                    a folder and its sub-folders
+    python infer_xception_efficientnet.py face.jpg --face none       a face crop
     python infer_xception_efficientnet.py clip.mp4                   32 frames of it
     python infer_xception_efficientnet.py photos/ --output rows.csv  or .jsonl, .parquet
-    python infer_xception_efficientnet.py photos/ --output page.html  to look at
+    python infer_xception_efficientnet.py photos/ --output page.html  for the browser
     python infer_xception_efficientnet.py photos/ --output rows.csv --continue
-    python infer_xception_efficientnet.py photos/ --explain why/     and a heat map of each face
+    python infer_xception_efficientnet.py photos/ --explain why/     with a heat map of each face
     python infer_xception_efficientnet.py photos/ --weights DIR --weights OTHER_DIR
     find . -name '*.jpg' | python infer_xception_efficientnet.py -
 
-Each photo is decoded and searched for faces once. Each face gets two rows next to each other, one
-a network (`model`): where it is, fake_probability (calibrated, 0…1), and a verdict: `fake` from the
-detector's threshold on, `real` where hardly any fake scores as low, `uncertain` between. The last
-column, `agreement`, is true where both verdicts are the same and false where they are not;
-`uncertain` is a verdict like the others, so that it agrees with `uncertain` only. Where networks
-disagree, look for yourself. The table shows both verdicts of a face in one line.
+Each photo is decoded and searched for faces once. Each face gets two consecutive rows, one for each
+network (`model`), with its position, a fake_probability (calibrated, 0…1) and a verdict: `fake` at
+or above the detector's threshold, `real` where hardly any fake scores that low, `uncertain` in
+between. The last column, `agreement`, is true where both verdicts are the same and false where they
+differ; `uncertain` is a verdict like the others and agrees only with `uncertain`. Where the
+networks disagree, look for yourself. The table shows both verdicts on a face in one line.
 
-A photo without a face (`no face`) or one that cannot be read (`error`; the others go on) has one
-row and not two, with `model` and `agreement` empty, for no network has seen it.
+A photo without a face (`no face`) or one that cannot be read (`error`; the others are scored) has
+one row instead of two, with `model` and `agreement` empty, because no network has seen it.
 
-The detectors are weights/xception and weights/efficientnet_b0, or efficientnet_lite0 where only
-that is there; which they are is said first. Where one is missing the other scores alone: the
-columns stay, `agreement` is empty. --weights takes a detector of either network in the place of
-both; given twice, it takes both. --threshold applies to both. Should one detector have been trained
-on whole pictures and the other on faces, each looks at its own and nothing is compared, unless
---face says how both are to look.
+The detectors are weights/xception and weights/efficientnet_b0, or efficientnet_lite0 if that is the
+only one there; the first line says which. If one is missing, the other scores alone: the columns
+stay, and `agreement` is empty. --weights names a detector of either network to score alone; given
+twice, it names both. --threshold applies to both. If one detector was trained on whole pictures and
+the other on faces, each looks at its own and nothing is compared, unless --face says how both are
+to look.
 Exit codes: 0 all scored; 1 some photos could not be read; 2 wrong use or no weights; 130 Ctrl-C.
 """
 

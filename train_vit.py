@@ -1,20 +1,20 @@
-"""Train a vision transformer on folders of real and fake faces: all of it, or a small part.
+"""Train a vision transformer on folders of real and fake faces: the whole network, or a small part.
 
     python train_vit.py --data dataset/                       → weights/vit/ (ViT-B/16)
-    python train_vit.py --data dataset/ --tuning lora         0.7 % of the parameters learn
+    python train_vit.py --data dataset/ --tuning lora         trains 0.7 % of the parameters
     python train_vit.py --data dataset/ --tuning norm         only the layer norms
     python train_vit.py --data dataset/ --tuning probe        only the head
     python train_vit.py --data dataset/ --architecture vit_tiny_patch16_224
     python train_vit.py --data dataset/ --resume              after Ctrl-C, kill -9, a power cut
     torchrun --nproc-per-node 4 train_vit.py --data dataset/  on four GPUs
 
-It starts from weights trained on ImageNet, which are downloaded once (--init imagenet); without a
-network from a file (--init model.safetensors), a detector or Hugging Face folder, or from scratch
-(--init none). The dataset and what is left behind are as in train_meso.py.
+It starts from weights trained on ImageNet, which are downloaded once (--init imagenet). Without
+internet access, it can start from a file (--init model.safetensors), a detector or Hugging Face
+folder, or from scratch (--init none). The dataset and the output are as in train_meso.py.
 
 Recipe: AdamW, layer-wise learning-rate decay as in BEiT and MAE, cosine after a warm-up, a moving
-average of the weights. To expect on two CPU cores, images a second: ViT-B 1.4 (4.2 where the
-processor has bfloat16), ViT-Ti 19 (33); on one GPU minutes rather than days.
+average of the weights. What to expect on two CPU cores, in images a second: ViT-B 1.4 (4.2 where
+the processor has bfloat16), ViT-Ti 19 (33); on a GPU, minutes rather than days.
 """
 
 from pipeline.commands import run, training_arguments

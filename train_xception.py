@@ -7,15 +7,15 @@
     torchrun --nproc-per-node 4 train_xception.py --data dataset/    a process on each of four GPUs
 
 It starts from weights trained on ImageNet, which Keras downloads once (84 MB). For --head-epochs
-only the new head is trained, then all of it at a tenth of the rate, but with ImageNet's batch
-normalization; both rates fall as a cosine. From scratch (--init none) there is nothing to keep: all
-of it is trained from the first epoch on, with its own batch normalization, and wants a higher rate
-and more epochs. The dataset and what is left behind are as in train_meso.py.
+only the new head is trained, then the whole network at a tenth of the rate, but with ImageNet's
+batch normalization; both rates follow a cosine. From scratch (--init none) there is nothing to
+preserve: the whole network is trained from the first epoch, with its own batch normalization, and
+needs a higher rate and more epochs. The dataset and the output are as in train_meso.py.
 
-To expect: on two CPU cores 5 images a second and 10 GB of memory, so 7,000 faces take 25 minutes an
-epoch, those for the head alone less; 7 with --precision bf16 where the processor has bfloat16.
-Several GPUs of one machine share each step, with one process and unasked or with one each under
-torchrun.
+What to expect: 5 images a second and 10 GB of memory on two CPU cores, so an epoch of 7,000 faces
+takes 25 minutes, less while only the head is trained; 7 images a second with --precision bf16 where
+the processor has bfloat16. Several GPUs in one machine share each step: automatically in a single
+process, or with one process for each GPU under torchrun.
 """
 
 from pipeline.commands import run, training_arguments

@@ -94,12 +94,12 @@ def in_words(rule: str) -> str:
         "each-fpr": "at most {share:.3g} % of the real validation faces of each source score as "
         "high",
         DEGRADED_RULE: "at most {share:.3g} % of the real validation faces of each source score "
-        "as high, be they as they are, recompressed or shrunk",
-        "eer": "on the validation pictures both mistakes are equally common there",
+        "as high, whether unchanged, recompressed or shrunk",
+        "eer": "both kinds of mistake are equally common on the validation pictures",
         "accuracy": "the fewest mistakes on the validation pictures",
     }
     if name not in promises:
-        return "a number that was chosen"
+        return "a number chosen by hand"
     return promises[name].format(share=100 * float(share or 0))
 
 

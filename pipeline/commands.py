@@ -90,14 +90,14 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         "--output",
         type=Path,
         metavar="FILE",
-        help="write the rows to a .csv, .jsonl or .parquet file, or a page to look at to an .html "
-        "file, instead of showing them",
+        help="write the rows to a .csv, .jsonl or .parquet file, or a page for the browser to an "
+        ".html file, instead of showing them",
     )
     arguments.add_argument(
         "--continue",
         dest="resume",
         action="store_true",
-        help="go on with an interrupted --output: only what is missing or failed is scored",
+        help="continue an interrupted --output: score only what is missing or failed",
     )
     arguments.add_argument(
         "--face",
@@ -109,14 +109,14 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         "--threshold",
         type=probability,
         metavar="T",
-        help="call a face fake from this fake_probability on (default: the detector's own)",
+        help="call a face fake at or above this fake_probability (default: the detector's own)",
     )
     arguments.add_argument(
         "--explain",
         type=Path,
         metavar="DIR",
-        help="write a picture of each face, with a heat map of what speaks for fake, and of each "
-        "video a timeline into this folder (needs requirements.txt)",
+        help="write a picture of each face with a heat map of what suggests a fake, and a timeline "
+        "of each video, into this folder (needs requirements.txt)",
     )
     frames = arguments.add_mutually_exclusive_group()
     frames.add_argument(
@@ -124,13 +124,13 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         type=positive_int,
         default=32,
         metavar="N",
-        help="of a video look at so many frames, spread evenly (default: 32)",
+        help="number of frames of a video to look at, evenly spaced (default: 32)",
     )
     frames.add_argument(
         "--every",
         type=positive_float,
         metavar="SECONDS",
-        help="of a video look at a frame every so many seconds",
+        help="look at one frame of a video every SECONDS",
     )
     arguments.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     arguments.add_argument("--batch-size", type=positive_int, default=8, metavar="N")
@@ -325,7 +325,7 @@ def training_arguments(
         "--show-augmentation",
         type=Path,
         metavar="FILE.png",
-        help="write a sheet of augmented training pictures to look at, and stop",
+        help="write a sheet of augmented training pictures to this file, and stop",
     )
     args = parser.parse_args(arguments)
     args.recipe = _chosen_settings(parser, args, recipes[args.architecture], args.architecture)
@@ -346,32 +346,32 @@ def incremental_arguments(
         type=Path,
         required=True,
         metavar="DIR",
-        help="the detector folder to go on from",
+        help="the detector folder to continue from",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--new-data",
         type=Path,
         metavar="DIR|CSV",
-        help="train|validate/real|fake, or real|fake, of which a fifth validates",
+        help="train|validate/real|fake, or real|fake, of which a fifth is used for validation",
     )
-    what.add_argument("--use", type=positive_int, metavar="N", help="put version N in use, no more")
-    what.add_argument("--versions", action="store_true", help="list the versions, no more")
+    what.add_argument("--use", type=positive_int, metavar="N", help="only put version N in use")
+    what.add_argument("--versions", action="store_true", help="only list the versions")
     add("--replay", type=Path, metavar="DIR|CSV", help="the data that it was trained on")
     add(
         "--replay-fraction",
         type=probability,
         default=0.3,
         metavar="SHARE",
-        help="of the pictures to train on, from --replay's train/ (default: 0.3)",
+        help="share of the training pictures taken from --replay's train/ (default: 0.3)",
     )
     add(
         "--margin",
         type=probability,
         default=0.02,
-        help="by how much the AUC on the old data may fall (default: 0.02)",
+        help="how far the AUC on the old data may fall (default: 0.02)",
     )
-    add("--output", type=Path, metavar="DIR", help="the detector folder to write, if another")
+    add("--output", type=Path, metavar="DIR", help="the detector folder to write, if not the same")
     _add_training_options(parser, [recipe])
     args = parser.parse_args(arguments)
     if args.replay_fraction == 1:
@@ -397,9 +397,12 @@ def _add_training_options(parser: argparse.ArgumentParser, recipes: list[dict]) 
             text = f"{setting.get('help', '')} (default: {' or '.join(defaults)})".strip()
             add(f"--{name.replace('_', '-')}", **setting | {"help": text.replace("%", "%%")})
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add("--resume", action="store_true", help="go on with an interrupted training")
+    add("--resume", action="store_true", help="continue an interrupted training")
     add(
-        "--workers", type=positive_int, default=usable_cores(), help="threads that prepare pictures"
+        "--workers",
+        type=positive_int,
+        default=usable_cores(),
+        help="number of threads that prepare pictures",
     )
     add("--threshold-rule", default=DEFAULT_RULE, metavar="RULE", help=RULES.replace("%", "%%"))
     add(

@@ -1,8 +1,8 @@
-"""Finds the fastest precision in which a detector still says the same, and stores the answer.
+"""Find the fastest precision in which a detector gives the same answers, and record it.
 
     python -m pipeline.precision weights/meso4 --data dataset/
 
-Candidates beside 32-bit floats are bfloat16, where the processor has it, and 8-bit integers: the
+Candidates besides 32-bit floats are bfloat16, where the processor has it, and 8-bit integers: the
 graph is quantised after training by NNCF, calibrated on training pictures. A candidate is taken
 only if on every one of several hundred validation faces its fake_probability lies within 0.01 of
 that of 32-bit floats, if at most 0.1 % of the verdicts change, and if it is faster here. What was
@@ -43,10 +43,18 @@ def main(arguments: list[str] | None = None) -> int:
         "--data", type=Path, default=Path("dataset"), metavar="DIR|CSV", help="as for training"
     )
     parser.add_argument(
-        "--faces", type=positive_int, default=600, metavar="N", help="to check on (default: 600)"
+        "--faces",
+        type=positive_int,
+        default=600,
+        metavar="N",
+        help="number of faces to check (default: 600)",
     )
     parser.add_argument(
-        "--calibrate-on", type=positive_int, default=300, metavar="N", help="faces (default: 300)"
+        "--calibrate-on",
+        type=positive_int,
+        default=300,
+        metavar="N",
+        help="number of faces (default: 300)",
     )
     args = parser.parse_args(arguments)
     section = choose_precision(args.detector, args.data, args.faces, args.calibrate_on)

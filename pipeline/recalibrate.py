@@ -1,13 +1,13 @@
-"""Chooses a detector's temperature and threshold anew, on labelled pictures of yours.
+"""Choose a detector's temperature and threshold again, on labelled pictures of your own.
 
     python -m pipeline.recalibrate weights/meso4 --data dataset/
     python -m pipeline.recalibrate weights/meso4 --data dataset/ --threshold-rule each-fpr=0.02
 
-The network stays as it is. Its threshold was chosen on the validation pictures it was trained with;
-where your photos are of another kind, softer or more compressed, it may call too many of them fake.
-The pictures in validate/ of --data, real and fake, say what fits them. The sections `calibration`
-and `metrics` of detector.json, the model card and its figures are written anew; the folder is
-replaced as a whole, and so is its copy where versions of it are kept.
+The network stays as it is. Its threshold was chosen on the validation pictures of its training; if
+your photos are of another kind, softer or more compressed, it may call too many of them fake. The
+real and fake pictures in validate/ of --data decide instead. The sections `calibration` and
+`metrics` of detector.json, the model card and its figures are written again; the folder is replaced
+as a whole, and so is its copy if versions of it are kept.
 """
 
 import sys

@@ -1,5 +1,12 @@
-"""The model card of a detector folder, with its figures."""
+"""The model card of a detector folder, with its figures.
 
+    python -m pipeline.report weights/*      write the text of these model cards again
+
+What a card says comes from detector.json; after the text has changed here, the command above puts
+it into folders that are there already. Weights, figures and metrics stay as they are.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -10,7 +17,11 @@ import numpy as np
 from sklearn.metrics import roc_curve
 
 from pipeline.calibration import MISSED_FAKES, equal_width_bins, in_words
+from pipeline.commands import run, script_parser
+from pipeline.detector import change_detector, load_detector
+from pipeline.model_index import card_head
 from pipeline.shares import wilson
+from pipeline.versions import copies_of, copy_detector
 
 # Two colours that stay apart for colour-blind readers and in grey (Okabe & Ito).
 REAL_COLOUR, FAKE_COLOUR = "#0072B2", "#E69F00"
@@ -20,6 +31,25 @@ _SCORING_SCRIPTS = {
     "efficientnet": "infer_xception_efficientnet.py",
     "vit": "infer_vit.py",
 }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = script_parser(__doc__)
+    parser.add_argument("detectors", nargs="+", type=Path, metavar="DETECTOR")
+    for folder in parser.parse_args(arguments).detectors:
+        if folder.is_dir():  # weights/* names files, too
+            rewrite_card(folder)
+
+
+def rewrite_card(folder: Path) -> None:
+    """Write a detector folder's README.md again, and its checksum, here and in the copy among its
+    versions; nothing else changes. Raises UserError where it is not a detector folder."""
+    detector = load_detector(folder)
+    copies = copies_of(folder)
+    with change_detector(detector) as (new, description):
+        write_card_text(new, description)
+    for copy in copies:
+        copy_detector(folder, copy)
 
 
 def write_model_card(
@@ -35,7 +65,7 @@ def write_model_card(
 
 
 def write_card_text(folder: Path, description: dict) -> None:
-    """Write README.md alone: what detector.json has learned since the figures were drawn."""
+    """Write README.md alone, for a detector.json that has changed since the figures were drawn."""
     (folder / "README.md").write_text(_card(description), encoding="utf-8")
 
 
@@ -48,24 +78,26 @@ def _card(description: dict) -> str:
     counts = training["images"]
     architecture = description["architecture"]
     kinds = (
-        "the same kinds as in training, other pictures"
+        "the same kinds as in training, but other pictures"
         if counts["fake"]
-        else "training made its own fakes from real pictures, and saw none of these kinds"
+        else "training made its own fakes from real pictures and saw none of these kinds"
     )
     if "data" in calibration:
-        kinds = f"those of {calibration['data']}, on which it was calibrated again"
+        kinds = f"from {calibration['data']}, on which it was calibrated again"
     script = _SCORING_SCRIPTS.get(architecture.partition("_")[0], f"infer_{architecture}.py")
-    return f"""# {description["name"]}
+    return f"""{card_head(description)}
+# {description["name"]}
 
-A detector of deepfake faces: {architecture}, start: {training["start"]}, trained on
-{counts["real"]:,} real and {counts["fake"]:,} fake pictures on {training["date"]}.
+A detector of deepfake faces ({architecture}), trained on {counts["real"]:,} real and
+{counts["fake"]:,} fake pictures on {training["date"]}; start: {training["start"]}.
 
     python {script} photos/ --weights weights/{description["name"]}
 
 ## Results on the validation pictures
 
 {images["real"]} real, {images["fake"]} fake; {kinds}.
-The best epoch, the temperature and the threshold were chosen on them, so they flatter a little.
+The best epoch, the temperature and the threshold were chosen on these pictures, so the figures are
+slightly optimistic.
 
 | figure | value |
 |---|---|
@@ -74,17 +106,20 @@ The best epoch, the temperature and the threshold were chosen on them, so they f
 | equal error rate | {metrics["eer"]:.3f} |
 | fakes found at the threshold | {_share(metrics, "fake")} |
 | real faces called real or uncertain at the threshold | {_share(metrics, "real")} |
-| calibration error (ECE) before → after temperature | {metrics["ece_before"]:.3f} → \
+| calibration error (ECE) before → after temperature scaling | {metrics["ece_before"]:.3f} → \
 {metrics["ece"]:.3f} |
 
 ![ROC curve](roc.png) ![reliability diagram](reliability.png)
 {_unseen(metrics)}
 ## Verdicts
 
-`fake` from a fake_probability of {calibration["threshold"]:.3f} on: {in_words(calibration["rule"])}
-(rule: {calibration["rule"]});
-`real` below {calibration["uncertain_from"]:.3f}, where at most {MISSED_FAKES:.0%} of the validation
-fakes lie; `uncertain` between. Temperature {calibration["temperature"]:.3f}.
+* `fake`: a fake_probability of {calibration["threshold"]:.3f} or more. Threshold rule
+  `{calibration["rule"]}`: {in_words(calibration["rule"])}.
+* `real`: below {calibration["uncertain_from"]:.3f}, where at most {MISSED_FAKES:.0%} of the \
+validation fakes lie.
+* `uncertain`: between the two.
+
+The probabilities are calibrated with a temperature of {calibration["temperature"]:.3f}.
 
 ## Training
 
@@ -93,15 +128,16 @@ fakes lie; `uncertain` between. Temperature {calibration["temperature"]:.3f}.
 {recipe}
 
 Data: {training["data"]} (fingerprint `{training["fingerprint"][:16]}`).
-{training["epochs_run"]} epochs, the best was epoch {training["best_epoch"]};
-{training["minutes"]:.0f} minutes on {training["device"]}; see `history.jsonl`, a line an epoch.
+Epochs: {training["epochs_run"]}, the best was epoch {training["best_epoch"]}.
+Time: {training["minutes"]:.0f} minutes on {training["device"]}. `history.jsonl` has a line for \
+each epoch.
 {_averaged(training)}
 ## Limits
 
-- It knows the kinds of fakes that it was trained on. A new generator or another way of swapping
-  faces may pass as real; a soft, small or heavily compressed real photo may be called fake.
-- It looks at faces only, one by one: an altered background or a false caption is out of its reach.
-- A verdict is a hint for a person to look closer, not evidence.
+- It knows the kinds of fakes it was trained on. Fakes from a new generator or another face-swapping
+  method may pass as real; a soft, small or heavily compressed real photo may be called fake.
+- It looks only at faces, one at a time. An edited background or a false caption is beyond it.
+- A verdict is a reason to look more closely, not evidence.
 
 ## Licence of the data
 
@@ -117,20 +153,20 @@ def _share(metrics: dict, of_class: str) -> str:
 
 
 def _averaged(training: dict) -> str:
-    """What weight_average.py made it of; empty where it is one training's."""
+    """The detectors that weight_average.py averaged; empty for the result of a single training."""
     if "averaged" not in training:
         return ""
     parts = ", ".join(
         f"{part['share']:.0%} {part['name']} of {part['date']}" for part in training["averaged"]
     )
     return f"""
-The weights are an average: {parts}. The settings above are those of the last of these
-trainings, which went on from the one before.
+The weights are an average: {parts}. The settings above belong to the last of these trainings,
+which continued from the one before.
 """
 
 
 def _unseen(metrics: dict) -> str:
-    """The section on what `comparison_record` has written down; empty without."""
+    """The section on what `comparison_record` has recorded; empty where it has not."""
     if "unseen_auc" not in metrics:
         return ""
     low, high = metrics["unseen_auc_95"]
@@ -140,7 +176,7 @@ def _unseen(metrics: dict) -> str:
         for name, images in measured["sets"].items()
     )
     return f"""
-## Results on kinds of fakes that it has not seen
+## Results on kinds of fakes it has not seen
 
 AUC {metrics["unseen_auc"]:.3f} (95 % interval {low:.3f}–{high:.3f}, DeLong), the mean over these
 test sets, measured on {measured["date"]}: {sets}.
@@ -220,3 +256,7 @@ def _draw_reliability(
 def _save(figure: plt.Figure, path: Path) -> None:
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+if __name__ == "__main__":
+    run(main)

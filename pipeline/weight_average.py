@@ -1,4 +1,4 @@
-"""Averages the weights of detectors that were trained on from one another.
+"""Average the weights of detectors of which each was trained further from the one before.
 
     python -m pipeline.weight_average weights/first weights/second --shares 1 3 --data dataset/ \\
         --output weights/both

@@ -1,31 +1,43 @@
-"""The benchmarks run, and the README says what they found."""
+"""The benchmarks run, and README.md and docs/ say what they found."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import probes, readme_tables, subsets
+from benchmarks import probes, readme_tables, results, subsets
 from benchmarks.measuring import measure
 from pipeline.dataset import FAKE, REAL, Dataset, Sample
+from pipeline.metrics import Estimate
+from tests.shared import SHARED, needs_shared
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def test_the_readme_has_the_figures_of_the_benchmarks():
-    readme = readme_tables.README.read_text("utf-8")
-    assert len(readme_tables.PLACE.findall(readme)) == len(readme_tables.TABLES)
-    assert readme_tables.filled(readme) == readme, "run python benchmarks/readme_tables.py"
+def test_each_table_has_one_place_and_the_figures_of_its_benchmark():
+    pages = {page: page.read_text("utf-8") for page in readme_tables.PAGES}
+    places = [found[1] for text in pages.values() for found in readme_tables.PLACE.findall(text)]
+    assert sorted(places) == sorted(readme_tables.TABLES)
+    for page, text in pages.items():
+        assert readme_tables.filled(text) == text, f"{page}: run benchmarks/readme_tables.py"
 
 
-def test_a_changed_figure_is_noticed():
-    readme = readme_tables.README.read_text("utf-8")
-    name = next(iter(readme_tables.TABLES))
-    assert (
-        readme_tables.filled(readme.replace(f"<!-- {name} -->\n", f"<!-- {name} -->\n9")) == readme
-    )
+@pytest.mark.parametrize("name", readme_tables.TABLES)
+def test_a_changed_figure_is_noticed(name):
+    [text] = [
+        text
+        for page in readme_tables.PAGES
+        if f"<!-- {name} -->" in (text := page.read_text("utf-8"))
+    ]
+    start = text.index(f"<!-- {name} -->")
+    end = text.index("<!-- end -->", start)
+    changed = re.sub(r"\d", lambda digit: str((int(digit[0]) + 1) % 10), text[start:end])
+    stale = text[:start] + changed + text[end:]
+    assert stale != text
+    assert readme_tables.filled(stale) == text
 
 
 def test_a_program_is_measured():
@@ -100,6 +112,32 @@ def test_a_subset_has_both_classes_and_is_spread_over_all_kinds(tmp_path):
     assert table[0] == "path,label,generator,group,split"
     assert table[1].startswith(f"{tmp_path}/train/ffhq_0.jpg,real,")
     assert table[-1].startswith(f"{tmp_path}/validate/stylegan_0.jpg,fake,")
+
+
+@needs_shared
+def test_results_are_measured_and_said(own_cache, tmp_path):
+    output, tests = tmp_path / "results.json", SHARED / "faces" / "test"
+    command = [sys.executable, "benchmarks/results.py", "weights/meso4"]
+    command += ["--data", tests / "gpt_4o", tests / "utkface"]
+    command += ["--output", output, "--store", tmp_path / "scores.sqlite"]
+    ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    portraits, soft = json.loads(output.read_text())["rows"]
+    assert (portraits["real"], portraits["fake"], soft["fake"]) == (120, 68, 0)
+    assert portraits["kind"] == "unseen"
+    value, low, high = portraits["auc"]
+    assert low < value < high
+    assert soft["auc"] is None and soft["uncertain_fake"] is None
+    shown = json.loads((REPOSITORY / "benchmarks" / "results.json").read_text())["rows"]
+    [kept] = [row for row in shown if (row["detector"], row["test_set"]) == ("meso4", "gpt_4o")]
+    assert value == pytest.approx(kept["auc"][0], abs=0.01)
+
+
+def test_none_of_many_may_still_be_some():
+    none, every = (results._rule_of_three(Estimate(x, x, x), 250) for x in (0.0, 1.0))
+    assert none == (0, 0, 0.012)
+    assert every == (1, 0.988, 1)
+    assert results._rule_of_three(Estimate(0.5, 0.4, 0.6), 250) == (0.5, 0.4, 0.6)
 
 
 def test_an_unknown_part_is_refused():

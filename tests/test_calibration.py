@@ -272,11 +272,11 @@ def test_calibration_error_of_known_cases():
         ("fpr=0.05", "at most 5 % of the real validation faces score as high"),
         ("fpr=0.125", "at most 12.5 % of the real validation faces score as high"),
         ("each-fpr=0.05", "at most 5 % of the real validation faces of each source score as high"),
-        ("degraded-fpr=0.01", "be they as they are, recompressed or shrunk"),
-        ("eer", "both mistakes are equally common"),
+        ("degraded-fpr=0.01", "whether unchanged, recompressed or shrunk"),
+        ("eer", "both kinds of mistake are equally common"),
         ("accuracy", "the fewest mistakes"),
-        ("0.7", "a number that was chosen"),
-        ("chosen by the user", "a number that was chosen"),
+        ("0.7", "a number chosen by hand"),
+        ("chosen by the user", "a number chosen by hand"),
     ],
 )
 def test_a_rule_is_said_in_words(rule, words):

@@ -38,6 +38,7 @@ TRAINING_ONLY = {
     "keras_weights",
     "leaks",
     "metrics",
+    "model_index",
     "precision",
     "published",
     "report",

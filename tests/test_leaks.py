@@ -39,7 +39,7 @@ def formats_at_random(random: np.random.Generator, count: int) -> np.ndarray:
 CHANCE = [(numbers_at_random, 200), (sizes_at_random, 1000), (formats_at_random, 200)]
 
 
-@pytest.mark.parametrize(("draw", "count"), CHANCE, ids=lambda value: str(value))
+@pytest.mark.parametrize(("draw", "count"), CHANCE, ids=lambda value: getattr(value, "__name__", str(value)))
 @settings(max_examples=40, deadline=None)
 @given(seed=seeds)
 def test_chance_is_never_called_a_leak(draw, count, seed):
@@ -50,7 +50,7 @@ def test_chance_is_never_called_a_leak(draw, count, seed):
     assert auc(labels, values) < LEAK_AUC
 
 
-@pytest.mark.parametrize(("draw", "count"), CHANCE, ids=lambda value: str(value))
+@pytest.mark.parametrize(("draw", "count"), CHANCE, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_chance_is_one_half_on_average(draw, count):
     found = []
     for seed in range(60):

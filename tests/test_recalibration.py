@@ -67,9 +67,7 @@ def test_a_detector_is_calibrated_on_other_pictures(detector, tmp_path):
     assert description["metrics"]["auc"] != before["metrics"]["auc"]
     assert "precision" not in description and not {*INT8_GRAPH} & {*description["files"]}
     assert description["training"] == before["training"]
-    assert (
-        "those of scans, on which it was calibrated again" in (detector / "README.md").read_text()
-    )
+    assert "from scans, on which it was calibrated again" in (detector / "README.md").read_text()
     assert len(copies_of(detector)) == 1
 
 

@@ -341,7 +341,8 @@ def tiny_architectures(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_detector_has_the_weights_of_the_best_epoch(reference, data, tiny_architectures):
+@pytest.mark.usefixtures("tiny_architectures")
+def test_the_detector_has_the_weights_of_the_best_epoch(reference, data):
     done = reference("vit, full")
     aucs = [line["val_auc"] for line in done.history]
     assert auc_of(done.output, data) == pytest.approx(max(aucs), abs=1e-6)
@@ -361,9 +362,7 @@ def weights_of(run: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_a_network_tuned_with_lora_is_written_merged_and_with_its_adapter(
-    reference, data, tiny_architectures
-):
+def test_a_network_tuned_with_lora_is_written_merged_and_with_its_adapter(reference, data):
     done = reference("resnet, lora")
     description = load_detector(done.output).description
     assert set(description["files"]) == {
@@ -506,7 +505,8 @@ def test_a_gpu_that_is_not_there_is_refused():
 
 
 @pytest.mark.slow
-def test_a_network_trained_in_bfloat16_is_exported_in_fp32(data, tmp_path, tiny_architectures):
+@pytest.mark.usefixtures("tiny_architectures")
+def test_a_network_trained_in_bfloat16_is_exported_in_fp32(data, tmp_path):
     log, output = tmp_path / "log", tmp_path / "tiny"
     arguments = ["--data", data, "--init", "none", *TRAININGS["resnet, lora"], "--epochs", 2]
     arguments += ["--precision", "bf16", "--output", output]
