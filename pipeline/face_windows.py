@@ -76,9 +76,7 @@ def may_be_small(sides: np.ndarray) -> np.ndarray:
 def tiles(height: int, width: int, scale: float) -> list[Window]:
     """Windows of equal size that cover a picture and overlap, each of what `scale` can show."""
     rows, columns = (_spread(length, scale) for length in (height, width))
-    return [
-        Window(left, top, right, bottom) for top, bottom in rows for left, right in columns
-    ]
+    return [Window(left, top, right, bottom) for top, bottom in rows for left, right in columns]
 
 
 def windows_around(boxes: np.ndarray, height: int, width: int, scale: float) -> list[Window]:

@@ -160,7 +160,6 @@ class Scorer:
         rows = [row for rows in faces for row in rows]
         return Scored(prepared.photo, rows, [pixels[id(row)] for row in rows])
 
-
     def _without_face(self, photo: Photo, error: str) -> "Scored":
         """A photo that shows no face or, where `error` holds a sentence, cannot be scored."""
         model = self._networks[0].name if len(self._networks) == 1 else None

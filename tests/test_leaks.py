@@ -39,7 +39,12 @@ def formats_at_random(random: np.random.Generator, count: int) -> np.ndarray:
 CHANCE = [(numbers_at_random, 200), (sizes_at_random, 1000), (formats_at_random, 200)]
 
 
-@pytest.mark.parametrize(("draw", "count"), CHANCE, ids=lambda value: getattr(value, "__name__", str(value)))
+def name_of(value: object) -> str:
+    """The same in all processes that tests run in."""
+    return getattr(value, "__name__", str(value))
+
+
+@pytest.mark.parametrize(("draw", "count"), CHANCE, ids=name_of)
 @settings(max_examples=40, deadline=None)
 @given(seed=seeds)
 def test_chance_is_never_called_a_leak(draw, count, seed):
@@ -50,7 +55,7 @@ def test_chance_is_never_called_a_leak(draw, count, seed):
     assert auc(labels, values) < LEAK_AUC
 
 
-@pytest.mark.parametrize(("draw", "count"), CHANCE, ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(("draw", "count"), CHANCE, ids=name_of)
 def test_chance_is_one_half_on_average(draw, count):
     found = []
     for seed in range(60):
