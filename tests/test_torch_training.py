@@ -201,9 +201,13 @@ def reference(data, own_cache, tmp_path_factory, request):
     return trained
 
 
+def last_checkpoint(folder: Path) -> Path:
+    return max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a run's last checkpoint and of its best weights, by file and name."""
-    checkpoint = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    checkpoint = last_checkpoint(folder)
     tensors = {}
     for path in [*checkpoint.glob("*.safetensors"), folder / "best.safetensors"]:
         tensors |= {f"{path.name} {name}": value for name, value in load_file(path).items()}
@@ -350,15 +354,15 @@ def test_the_detector_has_the_weights_of_the_best_epoch(reference, data):
     assert description["metrics"]["auc"] == pytest.approx(max(aucs), abs=1e-6)
     assert description["training"]["best_epoch"] == 1 + int(np.argmax(aucs))
     assert len(aucs) == 1 + int(np.argmax(aucs)) + PATIENCE < EPOCHS
-    best, last = (weights_of(done.run, name) for name in ("best", "average"))
+    best, last = (
+        {name.removeprefix("network."): value for name, value in load_file(path).items()}
+        for path in (
+            done.run / "best.safetensors",
+            last_checkpoint(done.run) / "average.safetensors",
+        )
+    )
     assert_same(best, load_file(done.output / WEIGHTS))
     assert not all(torch.equal(best[name], last[name]) for name in last)
-
-
-def weights_of(run: Path, name: str) -> dict[str, torch.Tensor]:
-    """The network's weights in a file of a run, or of its last checkpoint."""
-    [path] = [*run.glob(f"{name}.safetensors"), *run.glob(f"checkpoint-*/{name}.safetensors")]
-    return {key.removeprefix("network."): value for key, value in load_file(path).items()}
 
 
 @pytest.mark.slow
