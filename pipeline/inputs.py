@@ -90,7 +90,7 @@ class PhotoFinder:
             if os.path.isdir(path):
                 self._matched += 1
                 yield from self._walk(path, self._walked)
-            elif not _ends_rightly(path):
+            elif not _is_wanted(path):
                 self.skipped += 1
             else:
                 self._matched += 1
@@ -143,7 +143,7 @@ class PhotoFinder:
                 path = os.path.join(folder, name)
                 if is_folder or not wanted(path):
                     continue
-                if not _ends_rightly(name):
+                if not _is_wanted(path):
                     self.skipped += 1
                     continue
                 self._matched += 1
@@ -160,7 +160,7 @@ class PhotoFinder:
             identity = _identity(folder or os.curdir)
         except OSError:  # gone since the pattern was matched: reading the photo says so
             return True
-        in_walked = identity in self._walked and _ends_rightly(name) and name[0] != "."
+        in_walked = identity in self._walked and name[0] != "." and _is_wanted(path)
         if in_walked or (identity, name) in self._named:
             return False
         self._named.add((identity, name))
@@ -212,8 +212,24 @@ def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     return bool(path) and fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
 
 
-def _ends_rightly(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES | VIDEO_SUFFIXES
+def _is_wanted(path: str) -> bool:
+    """Whether a file that was found, not named, is taken for a photo or a video, by its ending."""
+    ending = os.path.splitext(path)[1].lower()
+    if ending == ".ts":  # of transport streams, and of programs in TypeScript
+        return not _is_text(path)
+    return ending in PHOTO_SUFFIXES | VIDEO_SUFFIXES
+
+
+def _is_text(path: str) -> bool:
+    """Whether a file begins without any zero byte. Of what cannot be read, reading it as a video
+    says why."""
+    try:
+        if not os.path.isfile(path):  # nothing is opened that would wait for a writer
+            return False
+        with open(path, "rb") as file:
+            return b"\0" not in file.read(4096)
+    except OSError:
+        return False
 
 
 def _identity(folder: str) -> tuple[int, int]:

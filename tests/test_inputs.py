@@ -196,3 +196,14 @@ def test_every_photo_of_any_tree_is_found_once(tmp_path_factory, tree):
     make(top, *paths)
     assert sorted(found(str(top))) == sorted(f"{top}/{path}" for path in paths)
     assert sorted(found(*(f"{top}/{path}" for path in paths))) == sorted(found(str(top)))
+
+
+def test_a_transport_stream_is_told_from_a_program_of_the_same_ending(folder):
+    make(folder, "p/a.png", "p/empty.ts", "p/sub/z.png")
+    (folder / "p/program.ts").write_text("export const answer = 42;\n" * 20)
+    (folder / "p/film.ts").write_bytes(b"G" + bytes(187) + b"G" + bytes(187))
+    (folder / "p/timed.TS").write_bytes(4 * (bytes(4) + b"G" + bytes(187)))
+    expected = ["p/a.png", "p/film.ts", "p/timed.TS", "p/sub/z.png"]
+    assert found("p") == expected
+    assert found("p/*.ts") == ["p/film.ts"]
+    assert found("p", "p/program.ts", "p/film.ts") == [*expected, "p/program.ts"]
