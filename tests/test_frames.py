@@ -185,12 +185,11 @@ def test_a_broadcast_starts_anywhere(tmp_path):
     ("name", "codec"), [("matroska", "libx264"), ("webm", "libvpx-vp9"), ("mp4", "libx264")]
 )
 def test_a_video_written_to_a_pipe(tmp_path, name, codec):
-    source = make_clip(
-        tmp_path / "source.mp4" if name == "mp4" else "source.mkv", numbered(100), codec=codec
-    )
+    source = tmp_path / ("source.mp4" if name == "mp4" else "source.mkv")
+    make_clip(source, numbered(100), codec=codec)
     path = tmp_path / "clip.mkv"
     fragmented = {"movflags": "frag_keyframe+empty_moov"} if name == "mp4" else {}
-    piped(source, path, name, fragmented)
+    piped(str(source), path, name, fragmented)
     assert seen(str(path), Sampling(5)) == about(EVENLY)
     assert problem_of(str(path)) == ""
 
