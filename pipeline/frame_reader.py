@@ -67,36 +67,37 @@ class FrameReader:
     def _jump(self, number: int, key: int) -> None:
         """Go on from a key frame, `keys[key]` or one before, from which the frame can be reached.
 
-        Where a file has no index, FFmpeg lands where it guesses, and the first frame that can be
-        decoded there may lie behind the one that is wanted. Then it has to go further back.
+        Where a file has no index, FFmpeg lands where it guesses, and what can be decoded there may
+        begin behind the frame that is wanted. Then it has to go further back. If the frame cannot
+        be had from there either, it is damaged, unless FFmpeg never landed before it.
         """
         for back in (0, 1, 3):
-            stamp = int(self._index.stamps[self._index.keys[max(0, key - back)]])
-            frames = _from_key_frame(self._container, self._stream, self._index, stamp)
+            landed = self._land(self._index.keys[max(0, key - back)])
+            if landed is None or landed[0] > number:
+                landed = None
+                continue
+            frames = _decoded(landed[1], self._index, landed[0])
             first = next(frames, None)
+            self._frames = chain([first] if first else [], frames)
             if first and first[0] <= number:
-                self._frames = chain([first], frames)
                 return
-        self._start()
+        if landed is None:
+            self._start()
 
+    def _land(self, key: int) -> "tuple[int, Iterator[Packet]] | None":
+        """Jump to a key frame: its number or that of the one where FFmpeg landed, and the packets
+        from there on. None where there is no further one."""
+        import av
 
-def _from_key_frame(
-    container: "InputContainer", stream: "VideoStream", index: FrameIndex, stamp: int
-) -> NumberedFrames:
-    """The frames from the key frame of this time stamp on or, where FFmpeg lands elsewhere, from
-    the first key frame there; none where it cannot jump."""
-    import av
-
-    try:
-        container.seek(stamp, stream=stream)
-    except (av.FFmpegError, OSError):
-        return
-    packets = _packets(container, stream)
-    for packet in packets:
-        if packet.is_keyframe and packet.pts is not None:
-            number = index.number(packet.pts)
-            yield from _decoded(chain([packet], packets), index, number)
-            return
+        try:
+            self._container.seek(int(self._index.stamps[key]), stream=self._stream)
+        except (av.FFmpegError, OSError):
+            return None
+        packets = _packets(self._container, self._stream)
+        for packet in packets:
+            if packet.is_keyframe and packet.pts is not None:
+                return self._index.number(packet.pts), chain([packet], packets)
+        return None
 
 
 def _packets(container: "InputContainer", stream: "VideoStream") -> "Iterator[Packet]":

@@ -4,6 +4,7 @@ A frame is read as a photo is, by any thread and at any time. What they have in 
 file, the state of its decoder) is in their video, which decodes them one after the other.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from pipeline.errors import ImageError
 from pipeline.frame_pixels import frame_pixels
 from pipeline.frame_reader import FrameReader
-from pipeline.inputs import Photo, is_video_file
+from pipeline.inputs import VIDEO_SUFFIXES, Photo
 from pipeline.video_file import FrameIndex, index_frames
 
 _SAME_TIME = 0.002  # seconds; Matroska rounds to a thousandth
@@ -71,7 +72,8 @@ def with_frames(photos: Iterable[Photo], sampling: Sampling) -> Iterator[Photo]:
     read, or when nobody holds any of them.
     """
     for photo in photos:
-        if photo.error or photo.read or not is_video_file(photo.path):
+        is_video = os.path.splitext(photo.path)[1].lower() in VIDEO_SUFFIXES
+        if photo.error or photo.read or not is_video:
             yield photo
         else:
             yield from _frames_of(photo.path, sampling)

@@ -97,7 +97,7 @@ class PhotoFinder:
             if os.path.isdir(path):
                 self._matched += 1
                 yield from self._walk(path, self._walked)
-            elif not is_picture_file(path):
+            elif not _is_wanted(path):
                 self.skipped += 1
             else:
                 self._matched += 1
@@ -150,7 +150,7 @@ class PhotoFinder:
                 path = os.path.join(folder, name)
                 if is_folder or not wanted(path):
                     continue
-                if not is_picture_file(path):
+                if not _is_wanted(path):
                     self.skipped += 1
                     continue
                 self._matched += 1
@@ -167,7 +167,7 @@ class PhotoFinder:
             identity = _identity(folder or os.curdir)
         except OSError:  # gone since the pattern was matched: reading the photo says so
             return True
-        in_walked = identity in self._walked and is_picture_file(path) and name[0] != "."
+        in_walked = identity in self._walked and name[0] != "." and _is_wanted(path)
         if in_walked or (identity, name) in self._named:
             return False
         self._named.add((identity, name))
@@ -213,26 +213,24 @@ def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     return bool(path) and fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
 
 
-def is_video_file(path: str | os.PathLike) -> bool:
-    """Whether a file is taken for a video, by its ending; programs in TypeScript end in .ts, too,
-    and are told from transport streams by their first bytes."""
-    suffix = os.path.splitext(path)[1].lower()
-    return suffix in VIDEO_SUFFIXES and (suffix != ".ts" or _is_transport_stream(path))
+def _is_wanted(path: str) -> bool:
+    """Whether a file that was found, not named, is taken for a photo or a video, by its ending."""
+    ending = os.path.splitext(path)[1].lower()
+    if ending == ".ts":  # of transport streams, and of programs in TypeScript
+        return not _is_text(path)
+    return ending in PHOTO_SUFFIXES | VIDEO_SUFFIXES
 
 
-def is_picture_file(path: str | os.PathLike) -> bool:
-    """Whether a file in a folder is taken for a photo or a video, by its ending."""
-    return os.path.splitext(path)[1].lower() in PHOTO_SUFFIXES or is_video_file(path)
-
-
-def _is_transport_stream(path: str | os.PathLike) -> bool:
-    # Packets of 188 bytes that begin with a G; the first may lie behind what was cut off.
+def _is_text(path: str) -> bool:
+    """Whether a file begins without any zero byte. Of what cannot be read, reading it as a video
+    says why."""
     try:
+        if not os.path.isfile(path):  # nothing is opened that would wait for a writer
+            return False
         with open(path, "rb") as file:
-            head = file.read(4 * 188)
+            return b"\0" not in file.read(4096)
     except OSError:
-        return True  # reading it as a video says what is wrong
-    return any(head[first::188].startswith(b"GGG") for first in range(188))
+        return False
 
 
 def _identity(folder: str) -> tuple[int, int]:

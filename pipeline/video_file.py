@@ -85,7 +85,8 @@ def index_frames(path: str) -> FrameIndex:
         except (av.FFmpegError, OSError):
             broken = True
         # Not every picture of the cover is marked as one, but it is a single frame.
-        of_video = max(listed.values(), key=lambda each: (len(each) > 1, each.area))
+        of_video = max(listed.values(), key=lambda each: (len(each) > 1, each.width * each.height))
+        check_size(of_video.width, of_video.height)
         if not len(of_video):
             raise ImageError(
                 "none of its frames is there: it is damaged or cut short; copy or download it again"
@@ -131,8 +132,7 @@ class _Listed:
     """The packets of one video stream, in the order of the file."""
 
     def __init__(self, stream: "VideoStream"):
-        check_size(stream.codec_context.width, stream.codec_context.height)
-        self.area = stream.codec_context.width * stream.codec_context.height
+        self.width, self.height = stream.codec_context.width, stream.codec_context.height
         self._stream = stream
         self._shown, self._decoded, self._keys = array("q"), array("q"), array("b")
         self._starts_before = False
@@ -174,8 +174,8 @@ class _Listed:
         shown, decoded, is_key = (
             np.frombuffer(each, each.typecode) for each in (self._shown, self._decoded, self._keys)
         )
-        known = decoded[decoded != _NO_STAMP]
-        if _NO_STAMP in shown or (np.diff(known) < 0).any():  # or recordings one after the other
+        back = np.diff(decoded[decoded != _NO_STAMP]) * float(self._stream.time_base)
+        if _NO_STAMP in shown or (back < -1).any():  # recordings one after the other start anew
             return np.empty(0, np.int64), np.zeros(1, int), True
         # Recordings of a broadcast start anywhere: what comes before the first key frame cannot be
         # decoded, nor can what comes after it and is shown before it.

@@ -132,6 +132,37 @@ def test_long_groups_of_pictures(tmp_path, name, codec):
     assert problem_of(clip, Sampling(40)) == ""
 
 
+@pytest.mark.parametrize("name", ["clip.ts", "clip.m2ts"])
+def test_the_clock_of_a_transport_stream_may_start_anew(tmp_path, name):
+    wrap = 2**33 / 90_000  # seconds after which time stamps of 33 bits are zero again
+    clip = make_clip(
+        tmp_path / name, numbered(500), 25, gop=100, header={"output_ts_offset": f"{wrap - 9}"}
+    )
+    expected = [(50, 2.0), (150, 6.0), (250, 10.0), (350, 14.0), (450, 18.0)]
+    assert seen(clip, Sampling(5)) == about(expected)
+    assert problem_of(clip) == ""
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])
+def test_a_damaged_part_is_stepped_over(tmp_path, name):
+    noise = np.random.default_rng(0).integers(0, 255, (300, 48, 64, 3), np.uint8)
+    clip = Path(make_clip(tmp_path / name, noise, 25, gop=50, options={"sc_threshold": "0"}))
+    content = bytearray(clip.read_bytes())
+    start, end = len(content) * 4 // 10, len(content) * 6 // 10
+    content[start:end] = bytes(end - start)
+    clip.write_bytes(content)
+    photos = list(with_frames([Photo(str(clip))], Sampling(6)))
+    times = []
+    for photo in photos:
+        with contextlib.suppress(ImageError):
+            photo.read()
+            times.append(photo.frame.time)
+    assert times == sorted(set(times))
+    assert len(times) >= 5
+    assert times[0] < 2
+    assert times[-1] > 9
+
+
 def test_recordings_one_after_the_other(tmp_path):
     first, second = (make_clip(tmp_path / f"{n}.ts", numbered(100)) for n in (1, 2))
     clip = tmp_path / "both.ts"
@@ -154,12 +185,11 @@ def test_a_broadcast_starts_anywhere(tmp_path):
     ("name", "codec"), [("matroska", "libx264"), ("webm", "libvpx-vp9"), ("mp4", "libx264")]
 )
 def test_a_video_written_to_a_pipe(tmp_path, name, codec):
-    source = make_clip(
-        tmp_path / "source.mp4" if name == "mp4" else "source.mkv", numbered(100), codec=codec
-    )
+    source = tmp_path / ("source.mp4" if name == "mp4" else "source.mkv")
+    make_clip(source, numbered(100), codec=codec)
     path = tmp_path / "clip.mkv"
     fragmented = {"movflags": "frag_keyframe+empty_moov"} if name == "mp4" else {}
-    piped(source, path, name, fragmented)
+    piped(str(source), path, name, fragmented)
     assert seen(str(path), Sampling(5)) == about(EVENLY)
     assert problem_of(str(path)) == ""
 
@@ -290,7 +320,8 @@ def test_a_picture_named_like_a_video(tmp_path):
 def test_a_frame_may_not_grow_beyond_the_limit(tmp_path):
     """The headers say 64 x 48; what follows in the stream is larger than any frame may be."""
     small = make_clip(tmp_path / "small.ts", numbered(20))
-    large = make_clip(tmp_path / "large.ts", [np.zeros((6400, 6400, 3), np.uint8)] * 2)
+    black = np.zeros((6400, 6400, 3), np.uint8)
+    large = make_clip(tmp_path / "large.ts", [black] * 2, options={"preset": "ultrafast"})
     clip = tmp_path / "clip.ts"
     clip.write_bytes(Path(small).read_bytes() + Path(large).read_bytes())
     photos = list(with_frames([Photo(str(clip))], Sampling(30)))

@@ -274,11 +274,12 @@ def test_every_photo_of_any_tree_is_found_once(tmp_path_factory, tree):
     assert sorted(found(*(f"{top}/{path}" for path in paths))) == sorted(found(str(top)))
 
 
-def test_programs_in_typescript_are_no_videos(tmp_path):
-    packet = b"G" + bytes(187)
-    (tmp_path / "clip.ts").write_bytes(packet * 10)
-    (tmp_path / "cut.ts").write_bytes(packet[100:] + packet * 10)
-    (tmp_path / "program.ts").write_text("export const answer = 42;\n" * 100)
-    finder = find_photos([str(tmp_path)])
-    assert [Path(photo.path).name for photo in finder] == ["clip.ts", "cut.ts"]
-    assert finder.skipped == 1
+def test_a_transport_stream_is_told_from_a_program_of_the_same_ending(folder):
+    make(folder, "p/a.png", "p/empty.ts", "p/sub/z.png")
+    (folder / "p/program.ts").write_text("export const answer = 42;\n" * 20)
+    (folder / "p/film.ts").write_bytes(b"G" + bytes(187) + b"G" + bytes(187))
+    (folder / "p/timed.TS").write_bytes(4 * (bytes(4) + b"G" + bytes(187)))
+    expected = ["p/a.png", "p/film.ts", "p/timed.TS", "p/sub/z.png"]
+    assert found("p") == expected
+    assert found("p/*.ts") == ["p/film.ts"]
+    assert found("p", "p/program.ts", "p/film.ts") == [*expected, "p/program.ts"]
