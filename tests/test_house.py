@@ -23,6 +23,7 @@ TRAINING_ONLY = {
     "comparison_report",
     "comparison_scores",
     "cluster",
+    "cluster_listing",
     "finishing",
     "hub",
     "hugging_face",
