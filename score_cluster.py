@@ -56,7 +56,8 @@ def main() -> int:
     args = arguments()
     from tqdm import tqdm
 
-    from pipeline.cluster import Settings, list_photos, score
+    from pipeline.cluster import Settings, score
+    from pipeline.cluster_listing import list_photos
     from pipeline.detector import WEIGHTS
 
     labels = FakeLabels(args.fake_labels)

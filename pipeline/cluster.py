@@ -24,12 +24,13 @@ import pyarrow
 import pyarrow.fs
 import pyarrow.parquet
 
+from pipeline.cluster_listing import file_system
 from pipeline.detector import load_detector
 from pipeline.errors import ImageError, UserError
 from pipeline.files import atomic_write
-from pipeline.images import PHOTO_SUFFIXES, read_image
-from pipeline.inputs import Photo, find_photos
-from pipeline.path_lists import read_list
+from pipeline.images import read_image
+from pipeline.inputs import Photo
+from pipeline.machine import usable_cores
 from pipeline.row_parquet import parquet_table, valid_utf8
 from pipeline.rows import COMPARED_FIELDS, FIELDS, Row
 from pipeline.scoring import Scorer
@@ -56,32 +57,6 @@ class Settings:
     @property
     def fields(self) -> tuple[str, ...]:
         return COMPARED_FIELDS if len(self.detectors) > 1 else FIELDS
-
-
-def list_photos(sources: Iterable[str], lists: Iterable[str]) -> Iterator[str]:
-    """The photos below the sources, and those named in the lists, one a line.
-
-    A source is a photo or folder of this machine, or the address of a folder in an object store
-    (s3://, gs://, hdfs://, …). A list may lie in one, too. Local paths come out absolute.
-    Raises UserError where a source cannot be read.
-    """
-    for source in sources:
-        if "://" in source:
-            yield from _list_store(source)
-        else:
-            for photo in find_photos([source]):
-                if photo.error:
-                    raise UserError(f"{photo.path}: {photo.error}")
-                if _ends_like_photo(photo.path):
-                    yield os.path.abspath(photo.path)
-    for source in lists:
-        files, path = _file_system(source)
-        try:
-            with files.open_input_stream(path) as stream:
-                for name in read_list(io.BufferedReader(stream)):
-                    yield name if "://" in name else os.path.abspath(name)
-        except OSError as error:
-            raise UserError(f"{source}: this list cannot be read ({error}).") from error
 
 
 def score(
@@ -129,6 +104,8 @@ class Worker:
             face_mode=settings.face_mode,
             threshold=settings.threshold,
             batch_size=settings.batch_size,
+            # Where there are more workers than cores, none of its own was left for this one.
+            workers=min(settings.cpus_per_worker, usable_cores()),
         )
 
     def __call__(self, item: dict) -> dict:
@@ -185,7 +162,7 @@ class Parts:
     def __init__(self, output: str):
         self.scored_before = 0  # photos, known when without_done has begun
         self._output = output
-        self._files, self._folder = _file_system(output)
+        self._files, self._folder = file_system(output)
         try:
             self._files.create_dir(self._folder, recursive=True)
         except OSError as error:
@@ -281,46 +258,13 @@ def _photo(path: str) -> Photo:
 
     def read() -> np.ndarray:
         try:
-            files, name = _file_system(path)
+            files, name = file_system(path)
             with files.open_input_stream(name) as stream:
                 return read_image(io.BytesIO(stream.read()))
         except (OSError, UserError) as error:
             raise ImageError(f"it cannot be fetched ({error}); check the address") from error
 
     return Photo(path, read=read)
-
-
-def _list_store(source: str) -> Iterator[str]:
-    files, folder = _file_system(source)
-    try:
-        found = files.get_file_info(pyarrow.fs.FileSelector(folder, recursive=True))
-    except OSError as error:
-        raise UserError(f"{source}: this cannot be listed ({error}).") from error
-    start = source.rstrip("/")
-    for info in sorted(found, key=lambda info: info.path):
-        if info.type == pyarrow.fs.FileType.File and _ends_like_photo(info.path):
-            yield start + info.path[len(folder.rstrip("/")) :]
-
-
-def _file_system(address: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """Where an address lies: pyarrow's own stores, and beyond them whatever fsspec knows."""
-    if "://" not in address:
-        return pyarrow.fs.LocalFileSystem(), os.path.abspath(address)
-    try:
-        return pyarrow.fs.FileSystem.from_uri(address)
-    except pyarrow.ArrowInvalid:  # not one of its schemes
-        pass
-    try:
-        import fsspec
-
-        files, path = fsspec.core.url_to_fs(address)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{address}: this kind of address cannot be opened ({error}).") from error
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(files)), path
-
-
-def _ends_like_photo(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in PHOTO_SUFFIXES
 
 
 def _name(unit: list[str]) -> str:
@@ -372,7 +316,7 @@ def _own_cores(number: int) -> list[int]:
 
     The claim is a lock on a file, which ends with the process, however that ends.
     """
-    if sys.platform != "linux":
+    if not hasattr(os, "sched_setaffinity"):  # Linux has it
         return []
     import fcntl
     import tempfile

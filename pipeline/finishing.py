@@ -27,7 +27,7 @@ from pipeline.calibration import (
 from pipeline.dataset import REAL, Sample
 from pipeline.detector import GRAPH, describe_input, write_detector
 from pipeline.engine import Trained
-from pipeline.errors import UserError
+from pipeline.errors import ImageError, UserError
 from pipeline.images import read_image, resize
 from pipeline.metrics import evaluate_with_auc_interval
 from pipeline.report import write_model_card
@@ -127,7 +127,13 @@ def predict(
 def _input(
     sample: Sample, architecture: Architecture, resize_filter: str, change: Callable = GRID[CLEAN]
 ) -> np.ndarray:
-    return resize(change(read_image(sample.path)), architecture.input_size, resize_filter)
+    try:
+        image = read_image(sample.path)
+    except ImageError as error:
+        raise UserError(
+            f"{sample.path}: {error} (when the dataset was audited it could be read)."
+        ) from error
+    return resize(change(image), architecture.input_size, resize_filter)
 
 
 def _batches(pictures, size: int):

@@ -78,9 +78,14 @@ def train_further(args: argparse.Namespace) -> int:
     new = new_dataset(args.new_data, plan.recipe.seed)
     old = _old_data(args.replay)
     replayed = choose_replay(new.train, old.train, args.replay_fraction, plan.recipe.seed)
-    dataset, audit = audited_dataset(
-        Dataset(args.new_data, new.train + replayed, new.validate + old.validate), args.workers
-    )
+    dataset = Dataset(args.new_data, new.train + replayed, new.validate + old.validate)
+    _require_both_classes(dataset, old, args)
+    dataset, audit = audited_dataset(dataset, args.workers)
+    # What is measured after the training must be no more than what the audit has left.
+    new = Dataset(new.root, _readable(new.train, dataset), _readable(new.validate, dataset))
+    old = _Old(old.train, _readable(old.validate, dataset))
+    replayed = _readable(replayed, dataset)
+    _require_both_classes(dataset, old, args)
     if is_first_process():
         print(f"{len(new.train)} new pictures and {len(replayed)} earlier ones.", file=sys.stderr)
         _keep(args.start, family)
@@ -169,6 +174,34 @@ def measure(detector: Detector, samples: list[Sample]) -> dict:
     labels = np.array([sample.label for sample in samples])
     probabilities = calibration.probability(logits)
     return evaluate_with_auc_interval(labels, probabilities, calibration.threshold)
+
+
+def _readable(samples: list[Sample], dataset: Dataset) -> list[Sample]:
+    """Those that are still in an audited dataset."""
+    readable = {sample.path for sample in dataset.train + dataset.validate}
+    return [sample for sample in samples if sample.path in readable]
+
+
+def _require_both_classes(dataset: Dataset, old: _Old, args: argparse.Namespace) -> None:
+    """Raise UserError, before anything slow, where training or what is measured after it would
+    know one class alone."""
+    if args.replay is None:
+        way = "add some, or name with --replay the data that the detector was trained on"
+    else:
+        way = f"add some to it or to {args.replay}, or replay more with --replay-fraction"
+    parts = [
+        (dataset.root, dataset.train, "train", way),
+        (dataset.root, dataset.validate, "validate", way),
+    ]
+    if args.replay is not None:
+        parts.append((args.replay, old.validate, "validate", "add some"))
+    for root, samples, split, way in parts:
+        for label, name in enumerate(CLASS_NAMES):
+            if not any(sample.label == label for sample in samples):
+                raise UserError(
+                    f"{root}: there is not one {name} picture that can be read to {split} with: "
+                    f"{way}."
+                )
 
 
 def _accept(

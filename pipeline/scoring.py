@@ -25,7 +25,8 @@ class Scorer:
     """Scores photos with one detector, or with several over one decoding and one face search.
 
     Each detector sees its own crops (margin, size, resize filter) of the same faces. `face_mode`
-    ("auto" or "none") is each detector's own unless given; `threshold` (0…1) likewise.
+    ("auto" or "none") is each detector's own unless given; `threshold` (0…1) likewise. `workers`
+    threads decode and search, by default one for each core that this process may use.
 
     Batches larger than 8 take more memory and, on a CPU, no less time for a face.
     """
@@ -37,6 +38,7 @@ class Scorer:
         threshold: float | None = None,
         device: str = "auto",
         batch_size: int = 8,
+        workers: int | None = None,
     ):
         openvino_core()
         # The threads of `look` are as many as there are cores: OpenCV's own would only compete.
@@ -50,6 +52,7 @@ class Scorer:
             ]
             self._finder = finder.result() if finder else None
         self._batch_size = batch_size
+        self._workers = workers
 
     def score(self, photos: Iterable[Photo]) -> Iterator[list[Row]]:
         """The rows of each photo, in the order of the photos; see `look`."""
@@ -81,7 +84,7 @@ class Scorer:
         number. A batch is what has been prepared by the time that the networks are free, at most
         `batch_size` faces or photos: slow networks get full batches, fast ones need not wait.
         """
-        workers = usable_cores()
+        workers = self._workers or usable_cores()
         pool = ThreadPoolExecutor(workers)
         try:
             batch: list[_Prepared] = []

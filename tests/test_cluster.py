@@ -14,14 +14,22 @@ import pytest
 pytest.importorskip("pyarrow")
 
 import pyarrow.dataset
+import pyarrow.fs
 
-from pipeline.cluster import DEATHS, Parts, list_photos, score_unit
+from pipeline import cluster_listing
+from pipeline.cluster import DEATHS, Parts, score_unit
+from pipeline.cluster_listing import list_photos
 from pipeline.detector import load_detector
 from pipeline.errors import UserError
 from pipeline.inputs import Photo
 from pipeline.rows import FIELDS, Row
 from pipeline.scoring import Scorer
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES, links
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -249,6 +257,138 @@ def test_workers_are_bound_to_cores_of_their_own(tmp_path, monkeypatch):
         for worker in workers:
             worker.kill()
             worker.communicate()
+
+
+COUNTING = """
+import sys, threading, time
+import numpy as np
+from pipeline.cluster import Settings, Worker
+from pipeline.inputs import Photo
+
+running, most, lock = 0, 0, threading.Lock()
+def read():
+    global running, most
+    with lock:
+        running += 1
+        most = max(most, running)
+    time.sleep(0.05)
+    with lock:
+        running -= 1
+    return np.zeros((64, 64, 3), np.uint8)
+
+worker = Worker(Settings((sys.argv[1],), sys.argv[2], face_mode="none", cpus_per_worker=1))
+assert len(list(worker._scorer.score(Photo(str(i), read=read) for i in range(12)))) == 12
+print(len(worker._cores), most)
+"""
+
+
+@needs_linux
+@pytest.mark.parametrize("free", [True, False])
+def test_a_worker_decodes_in_as_many_threads_as_it_has_cores(tmp_path, own_cache, free):
+    """Also where other workers have taken all cores, and it is bound to none of its own."""
+    claims = []
+    for slot in range(0 if free else len(os.sched_getaffinity(0))):
+        path = tmp_path / f"deepfake-scoring-{os.getuid()}-1-{slot}.lock"
+        claims.append(os.open(path, os.O_RDWR | os.O_CREAT))
+        fcntl.flock(claims[-1], fcntl.LOCK_EX)
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTING, DETECTOR, tmp_path / "rows"],
+        cwd=REPOSITORY,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    for claim in claims:
+        os.close(claim)
+    assert done.stdout.split() == [str(int(free)), "1"], done.stderr
+
+
+# ---- listings of any length
+
+
+class EndlessStore(pyarrow.fs.FileSystemHandler):
+    """A store whose objects are named as they are asked for: `flat` objects in the top folder, and
+    `folders` with `each` objects. Only what listing needs is there."""
+
+    def __init__(self, flat: int = 0, folders: int = 0, each: int = 0):
+        self.flat, self.folders, self.each = flat, folders, each
+        self.named = 0
+
+    def get_file_info_selector(self, selector):
+        for info in self._named(selector.base_dir):
+            self.named += 1
+            yield info
+
+    def _named(self, top):
+        kinds = pyarrow.fs.FileType
+        if "/" not in top:
+            for number in range(self.folders):
+                yield pyarrow.fs.FileInfo(f"{top}/{number:04}", kinds.Directory)
+            for number in range(self.flat):
+                yield pyarrow.fs.FileInfo(f"{top}/{number:07}.jpg", kinds.File)
+        else:
+            for number in reversed(range(self.each)):  # in whatever order
+                yield pyarrow.fs.FileInfo(f"{top}/{number:04}.jpg", kinds.File)
+            yield pyarrow.fs.FileInfo(f"{top}/notes.txt", kinds.File)
+
+    def _absent(self, *_arguments, **_more):
+        raise NotImplementedError
+
+    get_type_name = normalize_path = get_file_info = create_dir = delete_dir = _absent
+    delete_dir_contents = delete_root_dir_contents = delete_file = move = copy_file = _absent
+    open_input_stream = open_input_file = open_output_stream = open_append_stream = _absent
+
+
+@pytest.mark.parametrize(
+    "store", [EndlessStore(flat=1_000_000), EndlessStore(folders=1000, each=1000)]
+)
+def test_a_listing_of_a_million_is_never_in_memory_as_a_whole(monkeypatch, store):
+    files = pyarrow.fs.PyFileSystem(store)
+    monkeypatch.setattr(cluster_listing, "file_system", lambda address: (files, "bucket"))
+    most = 0
+    for count, _path in enumerate(list_photos(["s3://bucket"], [])):
+        most = max(most, store.named - count)
+    assert count + 1 == 1_000_000
+    assert most <= cluster_listing.PART + 2 * store.folders + 1, "named and not passed on yet"
+
+
+def test_folders_of_a_store_come_sorted_and_one_after_the_other(monkeypatch):
+    files = pyarrow.fs.PyFileSystem(EndlessStore(flat=2, folders=3, each=2))
+    monkeypatch.setattr(cluster_listing, "file_system", lambda address: (files, "bucket"))
+    expected = ["0000000", "0000001", *(f"000{i}/000{j}" for i in range(3) for j in range(2))]
+    assert list(list_photos(["s3://bucket"], [])) == [f"s3://bucket/{n}.jpg" for n in expected]
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_what_a_store_holds_is_not_scored_again_after_a_restart(tmp_path, scheme):
+    """Listed anew, dealt into other units, with photos that have been added."""
+    if scheme == "memory":
+        fsspec = pytest.importorskip("fsspec")
+        top, open_file = f"/{tmp_path.name}", fsspec.filesystem("memory").open
+    else:
+        top, open_file = str(tmp_path / "photos"), open
+
+    def add(name: str) -> None:
+        if scheme == "file":
+            Path(top, name).parent.mkdir(parents=True, exist_ok=True)
+        with open_file(f"{top}/{name}", "wb") as file:
+            file.write(b"x")
+
+    for name in ("b/2.jpg", "b/1.jpg", "a.jpg", "c/d/e.png", "c/notes.txt"):
+        add(name)
+    address = f"{scheme}://{top}"
+    parts = Parts(str(tmp_path / "rows"))
+    first = list(parts.without_done(list_photos([address], []), {"meso4"}))
+    assert [path.removeprefix(address) for path in first] == [
+        "/a.jpg", "/b/1.jpg", "/b/2.jpg", "/c/d/e.png",
+    ]  # fmt: skip
+    unit = first[:3]
+    parts.write_note(unit, {})
+    parts.write(unit, [Row(path=p, verdict="no face", model="meso4") for p in unit], FIELDS)
+    add("a/new.jpg")
+    again = list(Parts(str(tmp_path / "rows")).without_done(list_photos([address], []), {"meso4"}))
+    assert [path.removeprefix(address) for path in again] == ["/a/new.jpg", "/c/d/e.png"]
 
 
 def test_wrong_use_is_said_before_ray_starts(infer, tmp_path):

@@ -26,6 +26,7 @@ TRAINING_ONLY = {
     "comparison_report",
     "comparison_scores",
     "cluster",
+    "cluster_listing",
     "engine",
     "finishing",
     "hub",

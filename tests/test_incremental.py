@@ -193,6 +193,81 @@ def test_without_the_old_data_nothing_is_replaced(detector, data, capsys):
     assert list(versions_of(detector)) == [1, 2]
 
 
+# ---- what cannot be read, and classes that are missing
+
+
+def broken(folder: Path, name: str) -> Path:
+    """Add a picture to a folder that ends like one and is none."""
+    path = folder / name
+    path.write_bytes(b"\xff\xd8\xff\xe0 cut off")
+    return path
+
+
+@pytest.mark.slow
+def test_broken_validation_pictures_are_left_out_and_the_new_detector_is_put_in_use(
+    detector, data, tmp_path, capsys
+):
+    for name in ("new", "old"):
+        shutil.copytree(data / "old", tmp_path / name)
+        for split in ("train", "validate"):
+            for label in ("real", "fake"):
+                broken(tmp_path / name / split / label, "broken.jpg")
+    arguments = ("--new-data", tmp_path / "new", "--replay", tmp_path / "old", "--margin", 1)
+    assert further(detector, *arguments, learning_rate=1e-6, epochs=1) == 0
+    assert current_version(detector) == 2
+    stored = json.loads((detector.with_name("meso4.versions") / "v2.json").read_text())
+    for results in stored["results"].values():
+        assert results["after"]["images"] == {"real": 12, "fake": 12}
+    assert load_detector(detector).description["training"]["new_images"] == 48
+    assert "broken.jpg" in capsys.readouterr().err
+
+
+def refused(detector: Path, *arguments: object) -> str:
+    """The sentence with which a training is refused, before it has left anything behind."""
+    before = sorted(detector.parent.rglob("*"))
+    with pytest.raises(UserError) as caught:
+        further(detector, *arguments)
+    assert sorted(detector.parent.rglob("*")) == before
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["real", "fake"])
+def test_one_class_alone_is_refused_before_the_training(detector, data, tmp_path, missing):
+    new = tmp_path / "new"
+    shutil.copytree(data / "old" / "train", new)
+    shutil.rmtree(new / missing)
+    sentence = refused(detector, "--new-data", new)
+    assert sentence.startswith(f"{new}: ")
+    assert f"not one {missing} picture" in sentence and "--replay" in sentence
+    sentence = refused(
+        detector, "--new-data", new, "--replay", data / "old", "--replay-fraction", 0
+    )
+    assert f"not one {missing} picture" in sentence and "--replay-fraction" in sentence
+
+
+def test_a_class_of_which_nothing_can_be_read_is_refused_before_the_training(
+    detector, data, tmp_path
+):
+    new = Path(shutil.copytree(data / "old", tmp_path / "new"))
+    shutil.rmtree(new / "validate" / "real")
+    (new / "validate" / "real").mkdir()
+    broken(new / "validate" / "real", "broken.jpg")
+    sentence = refused(detector, "--new-data", new)
+    assert sentence.startswith(f"{new}: ") and "not one real picture" in sentence
+    sentence = refused(detector, "--new-data", data / "old", "--replay", new)
+    assert sentence.startswith(f"{new}: ") and "not one real picture" in sentence
+
+
+@pytest.mark.slow
+def test_new_fakes_alone_are_enough_where_old_pictures_are_replayed(detector, data, tmp_path):
+    new = tmp_path / "new"
+    shutil.copytree(data / "old" / "train" / "fake", new / "fake")
+    arguments = ("--new-data", new, "--replay", data / "old", "--margin", 1)
+    assert further(detector, *arguments, learning_rate=1e-6, epochs=1) == 0
+    stored = json.loads((detector.with_name("meso4.versions") / "v2.json").read_text())
+    assert set(stored["results"]) == {"old data", "new data"}
+
+
 @pytest.mark.slow
 def test_it_learns_at_the_rate_that_it_was_trained_with(detector, data):
     further(detector, "--new-data", data / "old", learning_rate=AS_TRAINED, epochs=1)
