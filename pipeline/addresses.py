@@ -112,23 +112,27 @@ def root_path(text: str) -> str:
 class BelowRoot:
     """ASGI middleware: behind it every path begins with the root path.
 
-    Some proxies cut the prefix off before they pass a request on, others do not; what runs the app
-    may have put it back.
+    That is `root`, or else what the server was told. Some proxies cut it off before they pass a
+    request on, others do not; the server puts the one that it was told before every path.
     """
 
-    def __init__(self, app: ASGIApp):
+    def __init__(self, app: ASGIApp, root: str = ""):
         self._app = app
+        self._root = root
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            given = scope.get("root_path", "").rstrip("/")
-            root = "/" + given.strip("/") if given else ""
-            path = scope["path"]
-            if root and (path == given or path.startswith(f"{given}/")):
-                path = path.removeprefix(given)
+            told = scope.get("root_path", "").rstrip("/")
+            path = _cut_off(self._root, _cut_off(told, scope["path"]))
+            root = self._root or ("/" + told.strip("/") if told else "")
             # A copy: the server's own scope is what its log of requests shows.
             scope = scope | {"root_path": root, "path": f"{root}/{path.lstrip('/')}"}
         await self._app(scope, receive, send)
+
+
+def _cut_off(root: str, path: str) -> str:
+    inside = path == root or path.startswith(f"{root}/")
+    return path.removeprefix(root) if inside else path
 
 
 def path_below_root(scope: Scope) -> str:

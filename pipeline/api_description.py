@@ -67,7 +67,7 @@ def _refusals(*statuses: int) -> dict:
 
 
 def _form(properties: dict, **more: object) -> dict:
-    schema = {"type": "object", "properties": properties} | more
+    schema = {"type": "object", "properties": properties, "additionalProperties": False} | more
     return {
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
     }

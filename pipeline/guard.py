@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.addresses import allowed_hosts, allowed_origins, is_own_origin, path_below_root
+from pipeline.request_body import RequestBody
 from pipeline.service_metrics import Metrics
 from pipeline.service_settings import Settings
 from pipeline.uploads import Refusal
@@ -56,21 +57,24 @@ class Guard:
             return await self._app(scope, receive, send)
         started = time.perf_counter()
         status = 0
+        path = path_below_root(scope)  # now: the routes will change the scope
+        body = RequestBody(scope, receive)
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
+                await body.discard()
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
-                if not path_below_root(scope).startswith("/static/"):
+                if not path.startswith("/static/"):
                     headers["Cache-Control"] = "no-store"
             await send(message)
 
         try:
-            await self._check(scope)
-            await self._app(scope, receive, send_guarded)
+            await self._check(scope, path)
+            await self._app(scope, body.receive, send_guarded)
         except Refusal as refusal:
             if not status:
                 await refused(refusal)(scope, receive, send_guarded)
@@ -92,8 +96,8 @@ class Guard:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.answered(route, status, time.perf_counter() - started)
 
-    async def _check(self, scope: Scope) -> None:
-        if path_below_root(scope) == "/healthz":  # also asked for by address, and tells nothing
+    async def _check(self, scope: Scope, path: str) -> None:
+        if path == "/healthz":  # also asked for by address, and tells nothing
             return
         headers = Headers(scope=scope)
         host = headers.get("host", "")

@@ -45,12 +45,11 @@ def create_app(settings: Settings) -> FastAPI:
         title="Deepfake face detection",
         openapi_url=None,
         redirect_slashes=False,
-        root_path=root_path(settings.root_path),
         lifespan=lifespan,
     )
     # The last one added is the first one to see a request.
     app.add_middleware(Guard, settings=settings, metrics=service.metrics)
-    app.add_middleware(BelowRoot)
+    app.add_middleware(BelowRoot, root=root_path(settings.root_path))
     proxies = trusted_proxies(settings.trusted_proxies)
     app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=proxies)
     app.mount("/static", StaticFiles(directory=ROOT / "static"), name="static")
@@ -61,8 +60,9 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def explain_status(request: Request, error: HTTPException) -> Response:
-        description = f"{request.scope['root_path']}/openapi.json"
-        answer = refused(Refusal(error.status_code, f"{error.detail}: see {description}."))
+        root = request.scope.get("app_root_path", request.scope["root_path"])  # of /static, too
+        sentence = f"{error.detail}: see {root}/openapi.json."
+        answer = refused(Refusal(error.status_code, sentence))
         answer.headers.update(error.headers or {})  # which methods are allowed, after a wrong one
         return answer
 

@@ -7,6 +7,7 @@ import socket
 
 import uvicorn
 
+from pipeline.addresses import root_path
 from pipeline.errors import UserError
 from pipeline.service_routes import create_app
 from pipeline.service_settings import Settings
@@ -33,7 +34,7 @@ def serve(settings: Settings) -> None:
             "The page is at http://%s:%d%s/ (Ctrl-C ends it)",
             f"[{host}]" if ":" in host else host,
             port,
-            app.root_path,
+            root_path(settings.root_path),
         )
     with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once it has ended
         uvicorn.Server(config).run(sockets)

@@ -95,6 +95,10 @@ async function send(address, data, what) {
   byId("stop").hidden = false;
   try {
     const response = await fetch(root + address, { method: "POST", body: data, signal: mine.signal });
+    if (!(response.headers.get("Content-Type") || "").startsWith("application/json")) {
+      fail(refusedOnTheWay(response.status));
+      return;
+    }
     const answer = await response.json();
     if (response.ok) show(answer);
     else fail(answer.error);
@@ -110,6 +114,13 @@ async function send(address, data, what) {
       byId("stop").hidden = true;
     }
   }
+}
+
+// What a server between this page and the service answers is no JSON.
+function refusedOnTheWay(status) {
+  return status === 413
+    ? "The photos are too large for a server on the way; send fewer, or smaller copies."
+    : `A server on the way answered with the status ${status}; try again later.`;
 }
 
 function fail(sentence) {

@@ -1,0 +1,125 @@
+"""The page in a real browser behind a proxy that names the service's own address as its host."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import FACE_SAMPLE
+from tests.reverse_proxy import Way, small_proxy
+from tests.test_web_page import CHROMIUM, TIMEOUT
+from tests.web_service import free_port, serving, write_tiny_generator
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs the browser Chromium")
+
+
+@pytest.fixture(scope="module")
+def address(own_cache, tmp_path_factory):
+    """Where a visitor sees the page: below a path that the proxy cuts off."""
+    folder = tmp_path_factory.mktemp("proxy")
+    write_tiny_generator(folder / "generator")
+    port = free_port()
+    settings = {
+        "root_path": "/det",
+        "allowed_origins": f"http://127.0.0.1:{port}",
+        "generator": folder / "generator",
+    }
+    with (
+        serving(own_cache, **settings) as running,
+        small_proxy(port, running.port, Way("/det"), folder) as proxy,
+    ):
+        yield f"{proxy}/det/"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser, address) -> Callable:
+    """Open the page; at the end there must have been no complaint, and no request to another
+    address than those below the path."""
+    contexts, complaints = [], []
+
+    def open_page(**options):
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(TIMEOUT)
+        page.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith((address, "data:", "blob:"))
+                else complaints.append(request.url)
+            ),
+        )
+        page.on("requestfailed", lambda request: complaints.append(f"{request.url} failed"))
+        page.on(
+            "console",
+            lambda said: (
+                complaints.append(said.text)
+                if said.type in ("error", "warning") and "status of 413" not in said.text
+                else None
+            ),
+        )
+        assert page.goto(address).ok
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def test_the_page_has_its_looks_and_its_samples(open_page):
+    page = open_page()
+    assert page.evaluate("document.styleSheets.length") == 1
+    assert page.evaluate("document.styleSheets[0].cssRules.length") > 10
+    page.locator(".sample-list img").first.scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('.sample-list img').naturalWidth > 0")
+
+
+def test_a_photo_a_sample_and_a_generated_face(open_page):
+    page = open_page()
+    page.set_input_files("#files", FACE_SAMPLE)
+    page.click("text=Check the photos")
+    page.wait_for_selector(".result")
+    assert page.locator(".result h3").inner_text() == FACE_SAMPLE.name
+    page.click("text=real collins")
+    page.wait_for_selector(".result:nth-of-type(2)")
+    page.click("text=Generate a face")
+    page.fill("#seed", "5")
+    page.click("text=Generate and check")
+    page.wait_for_selector(".result:nth-of-type(3)")
+    assert "seed 5" in page.locator(".result h3").first.inner_text()
+    assert page.locator("#error").inner_text() == ""
+
+
+def test_without_javascript(open_page, address):
+    page = open_page(java_script_enabled=False)
+    page.set_input_files("#files", FACE_SAMPLE)
+    page.click("text=Check the photos")
+    assert page.locator(".result h3").inner_text() == FACE_SAMPLE.name
+    assert page.url == address
+    page.click("text=real collins")
+    assert page.locator(".result h3").inner_text() == "real_collins.jpg"
+
+
+def test_the_links_of_the_page_lead_somewhere(open_page, address):
+    page = open_page()
+    links = page.locator("footer a").evaluate_all("links => links.map(link => link.href)")
+    assert links == [f"{address}openapi.json", f"{address}api/models"]
+    assert [page.request.get(link).status for link in links] == [200, 200]
+
+
+def test_what_the_proxy_refuses_is_said(open_page):
+    page = open_page()
+    large = {"name": "large.jpg", "mimeType": "image/jpeg", "buffer": bytes(2_000_000)}
+    page.set_input_files("#files", large)  # nginx takes one megabyte, unless it is told otherwise
+    page.click("text=Check the photos")
+    page.wait_for_selector("#error:not(:empty)")
+    assert "too large" in page.locator("#error").inner_text()
