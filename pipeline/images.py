@@ -58,14 +58,16 @@ def read_image(source: str | os.PathLike | BinaryIO, max_pixels: int = 100_000_0
 
     `source` is a path, or a binary file open for reading and seeking (it is read from its start
     and left open). JPEG (and MPO), PNG, WebP, BMP, TIFF, GIF, AVIF and HEIC are told apart by their
-    first bytes, whatever the name says; of several pictures or frames the first one counts.
-    The EXIF orientation is applied, transparency is composed on black, grey of 16 or 32 bits is
-    scaled to 8, ICC profiles are ignored on purpose (the networks learn from pixels as stored).
+    first bytes, whatever the name says; of several pictures or frames the first one counts, of a
+    HEIC the primary one, of a TIFF the first that is no preview. The EXIF orientation is applied,
+    transparency is composed on black, grey of 16 or 32 bits is scaled to 8, ICC profiles are
+    ignored on purpose (the networks learn from pixels as stored). A JPEG that lacks nothing but its
+    end marker is read, and the log says so; docs/photos.md has the details.
 
     Raises `ImageError` for everything that cannot be read: missing, empty, cut short, damaged, of
-    another type, a folder or device, unreadable, or with more than `max_pixels` pixels in its
-    header, which is looked at before anything is decoded. Pillow itself refuses more than
-    178,956,970 pixels, so a larger `max_pixels` has no effect.
+    another type, a camera's raw file, a folder or device, unreadable, or with more than
+    `max_pixels` pixels in its header, which is looked at before anything is decoded. Pillow itself
+    refuses more than 178,956,970 pixels, so a larger `max_pixels` has no effect.
     """
     try:
         if hasattr(source, "read"):
