@@ -22,7 +22,10 @@ _MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # which are tables and the like
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
-_FILLINGS = 16
+_FILLINGS = 8
+# Each filling is decoded: 50 megapixels of one scan, or 12 megapixels of ten, take 10 seconds. The
+# decoder passes over the pixels once a scan and, taking about as long as two, to put them together.
+_MOST_PIXELS_OF_ALL_PASSES = 150_000_000
 _LAST_BYTES = 8
 
 
@@ -51,7 +54,8 @@ def check_scans(file: BinaryIO, pixels: int) -> None:
 
 
 def with_end(file: BinaryIO) -> BytesIO | None:
-    """A copy of a JPEG with the end marker that it lacks; None where any pixel is missing, too.
+    """A copy of a JPEG with the end marker that it lacks; None where any pixel is missing, too, or
+    the picture is too large to find out.
 
     Nothing in a JPEG says where its pixels end, and decoders make up what is missing. So several
     kinds of random bits are put behind the last byte: where these change nothing, no pixel is
@@ -60,7 +64,9 @@ def with_end(file: BinaryIO) -> BytesIO | None:
     """
     file.seek(0)
     content = _without_filling(file.read())
-    if not _has_all_scans(content) or not _is_same_with_all_fillings(content):
+    if not _has_all_scans(content) or _pixels_of_passes(content) > _MOST_PIXELS_OF_ALL_PASSES:
+        return None
+    if not _is_same_with_all_fillings(content):
         return None
     if _is_same_with_all_fillings(content[:-_LAST_BYTES]):
         return None
@@ -122,6 +128,15 @@ def _has_all_scans(content: bytes) -> bool:
         for component in components
         for coefficient in coefficients
     )
+
+
+def _pixels_of_passes(content: bytes) -> int:
+    pixels = scans = 0
+    for marker, segment in _segments(content):
+        if marker in _FRAMES:
+            pixels = int.from_bytes(segment[1:3], "big") * int.from_bytes(segment[3:5], "big")
+        scans += marker == 0xDA
+    return pixels * (scans + 2)
 
 
 def _has_end(content: bytes) -> bool:

@@ -94,6 +94,13 @@ def test_what_follows_the_end_does_not_matter(caplog):
     assert not caplog.records
 
 
+def test_what_would_take_long_to_find_out_stays_an_error():
+    content = endless(9_000, 9_000, 20, progressive=True)
+    assert read_bytes(content).shape == (9_000, 9_000, 3)
+    with pytest.raises(ImageError, match="cut short"):
+        read_bytes(content.removesuffix(END))
+
+
 def test_an_mpo_whose_second_picture_is_cut_shows_its_first():
     first, second = pictures()
     mpo = encoded(first, "MPO", save_all=True, append_images=[second])
