@@ -228,15 +228,17 @@ def _form(items: list[tuple[str, str | UploadFile]], path: str, known: Mapping[s
     for name, value in items:
         if name not in known:
             raise no_such_field("field", name, path, known)
-        if isinstance(value, str) == (name == "files"):
-            raise Refusal(
-                422, "Photos, as files, belong into fields named files, and texts do not."
-            )
+        if isinstance(value, str) and name == "files":
+            if value:
+                raise Refusal(422, "files is a text here; send the photos themselves as files.")
+            continue
         if isinstance(value, str):
             if name in fields and not known[name]:
                 raise Refusal(422, f"{name}: give this field once.")
             fields.setdefault(name, []).append(value)
             continue
+        if name != "files":
+            raise Refusal(422, f"{name} is a file here; photos belong into fields named files.")
         content = value.file.read()
         value.file.close()
         if value.filename or content:  # an empty picker sends a part without either

