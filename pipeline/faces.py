@@ -33,7 +33,7 @@ WEIGHTS_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aef
 # of FFHQ, StyleGAN, DFDC, CIPLAB, Stable Diffusion), while none of scikit-image's pictures without
 # a face, noise included, scores above 0.3.
 MIN_SCORE = 0.5
-# Of the whole picture: at 1280 a look takes twice the time. Smaller faces are found by closer looks.
+# Of the whole picture: at 1280 a look takes twice the time. Closer looks find smaller faces.
 LONGEST_SIDE = 960
 # Around a face that fills its picture CenterFace wants some surroundings, and beyond some 500
 # pixels it sees eyes and mouths rather than a face. A second look at a thumbnail in a frame finds
@@ -89,8 +89,8 @@ class FaceFinder:
     """Finds faces with CenterFace on the CPU, in 32-bit floats; may be shared between threads.
 
     Faces scoring below `min_score` (0…1) are left out; a whole picture is looked at reduced until
-    its longest side has at most `longest_side` pixels, never enlarged. Raises UserError where the weights are
-    missing or damaged.
+    its longest side has at most `longest_side` pixels, never enlarged. Raises UserError where the
+    weights are missing or damaged.
     """
 
     def __init__(self, min_score: float = MIN_SCORE, longest_side: int = LONGEST_SIDE):
@@ -132,9 +132,9 @@ class FaceFinder:
     def _find_small(self, image: np.ndarray, seen: Sightings) -> Sightings:
         """What was `seen` of an image and is a face, and what closer looks add to it."""
         height, width = image.shape[:2]
-        scale = self._scale(image)
         found, guesses = self._judge(seen)
-        for scale in scales_of_tiles(scale):
+        scale = whole = self._scale(image)
+        for scale in scales_of_tiles(whole):  # noqa: B007 - the finest goes on below
             seen = self._look_through(image, tiles(height, width, scale), scale)
             new, guesses = self._judge(others_than(seen, found))
             found = joined(found, new)
