@@ -134,7 +134,7 @@ class FaceFinder:
         height, width = image.shape[:2]
         found, guesses = self._judge(seen)
         scale = whole = self._scale(image)
-        for scale in scales_of_tiles(whole):  # noqa: B007 - the finest goes on below
+        for scale in scales_of_tiles(whole):
             seen = self._look_through(image, tiles(height, width, scale), scale)
             new, guesses = self._judge(others_than(seen, found))
             found = joined(found, new)

@@ -1,5 +1,7 @@
 """Faces of 64 pixels and more are found in pictures of any shape and size, each once."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ def finder() -> FaceFinder:
 def scenery(height: int, width: int) -> np.ndarray:
     """A photo without a face: a rocket on its pad, repeated as often as there is room."""
     rocket = cv2.resize(skimage.data.rocket(), None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
-    rows, columns = (-(-length // side) for length, side in zip((height, width), rocket.shape[:2]))
+    rows, columns = -(-height // rocket.shape[0]), -(-width // rocket.shape[1])
     return np.ascontiguousarray(np.tile(rocket, (rows, columns, 1))[:height, :width])
 
 
@@ -144,7 +146,7 @@ def test_tiles_cover_a_picture_and_overlap(height, width, scale):
         parts = sorted({(tile[low], tile[high]) for tile in found})
         assert parts[0][0] == 0 and parts[-1][1] == length
         assert all((end - start) * scale <= face_windows._TILE + 1 for start, end in parts)
-        for (_, end), (start, _) in zip(parts, parts[1:]):
+        for (_, end), (start, _) in itertools.pairwise(parts):
             assert (end - start) * scale >= face_windows._OVERLAP - 1
 
 
