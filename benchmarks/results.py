@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import ROOT, machine
 from pipeline.commands import run
-from pipeline.comparison_entries import Contestant, TestSet, find, kind_of, read_training_data
+from pipeline.comparison_entries import Entry, TestSet, find, kind_of, read_training_data
 from pipeline.comparison_scores import Scores, score
 from pipeline.dataset import FAKE, REAL
 from pipeline.files import atomic_write
@@ -51,21 +51,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results.json")
     parser.add_argument("--store", type=Path, default=ROOT / "reports" / "results.sqlite")
     args = parser.parse_args()
-    found = find(args.detectors, args.data, sample=None, grid_sample=0)
-    for sentence in found.skipped + found.failed:
+    inputs = find(args.detectors, args.data, sample=None, grid_sample=0)
+    for sentence in inputs.skipped + inputs.failed:
         print(sentence, file=sys.stderr)
-    detectors = [contestant for contestant in found.contestants if contestant.detector]
+    detectors = [entry for entry in inputs.entries if entry.detector]
     training_data = read_training_data(None, detectors)
-    scores = score(found, args.store)
+    scores = score(inputs, args.store)
     rows = [
         {
-            "detector": contestant.label,
+            "detector": entry.label,
             "test_set": test_set.name,
-            "kind": kind_of(contestant, test_set.name, training_data),
-            **figures_of(contestant, test_set, scores),
+            "kind": kind_of(entry, test_set.name, training_data),
+            **figures_of(entry, test_set, scores),
         }
-        for contestant in detectors
-        for test_set in found.sets
+        for entry in detectors
+        for test_set in inputs.sets
     ]
     result = {**machine(), "rows": rows}
     with atomic_write(args.output) as file:
@@ -73,11 +73,11 @@ def main() -> None:
     print(table(result))
 
 
-def figures_of(contestant: Contestant, test_set: TestSet, scores: Scores) -> dict:
+def figures_of(entry: Entry, test_set: TestSet, scores: Scores) -> dict:
     """Pictures of each class, `auc`, `recall_fake` and `called_fake` as [value, low, high] (None
     where there is no such class), `uncertain_real` and `uncertain_fake` as shares, 0…1."""
-    labels, probabilities = scores.labelled(contestant, test_set)
-    calibration = contestant.calibration
+    labels, probabilities = scores.labelled(entry, test_set)
+    calibration = entry.calibration
     figures = evaluate_with_intervals(labels, probabilities, calibration.threshold)
     passed = figures.get("recall_real")
     uncertain = (probabilities >= calibration.uncertain_from) & (
