@@ -37,7 +37,7 @@ def portraits() -> np.ndarray:
 @pytest.fixture(scope="module", params=NAMES)
 def exported(request, tmp_path_factory):
     """A network with lively weights, and its graph: (Keras model, path, Architecture)."""
-    from pipeline.keras_training import export_graph, keras
+    from pipeline.keras_export import export_graph, keras
 
     architecture = ARCHITECTURES[request.param]
     keras.utils.set_random_seed(0)
