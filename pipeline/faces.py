@@ -13,9 +13,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import ImageError, UserError
+from pipeline.face_boxes import NOTHING, Sightings, best_of_each, joined, others_than
+from pipeline.face_windows import (
+    Window,
+    least_inkling,
+    may_be_small,
+    scales_of_tiles,
+    scales_of_windows,
+    tiles,
+    windows_around,
+)
 from pipeline.files import sha256_of
-from pipeline.runtime import compiled_graph, ov
+from pipeline.runtime import NOT_FINITE, compiled_graph, ov
 
 WEIGHTS_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
 
@@ -23,9 +33,7 @@ WEIGHTS_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aef
 # of FFHQ, StyleGAN, DFDC, CIPLAB, Stable Diffusion), while none of scikit-image's pictures without
 # a face, noise included, scores above 0.3.
 MIN_SCORE = 0.5
-# CenterFace sees faces from about 25 pixels: in a photo of 4000 × 3000, reduced to 960, nine of
-# ten faces 120 pixels large are found, against four of ten at 640. At 1280, 80 pixels suffice for
-# twice the time, but such a face holds too little for a network that looks at 256 pixels.
+# Of the whole picture: at 1280 a look takes twice the time. Closer looks find smaller faces.
 LONGEST_SIDE = 960
 # Around a face that fills its picture CenterFace wants some surroundings, and beyond some 500
 # pixels it sees eyes and mouths rather than a face. A second look at a thumbnail in a frame finds
@@ -80,9 +88,9 @@ class FaceRegion:
 class FaceFinder:
     """Finds faces with CenterFace on the CPU, in 32-bit floats; may be shared between threads.
 
-    Faces scoring below `min_score` (0…1) are left out; pictures are reduced until their longest
-    side has at most `longest_side` pixels, never enlarged. Raises UserError where the weights are
-    missing or damaged.
+    Faces scoring below `min_score` (0…1) are left out; a whole picture is looked at reduced until
+    its longest side has at most `longest_side` pixels, never enlarged. Raises UserError where the
+    weights are missing or damaged.
     """
 
     def __init__(self, min_score: float = MIN_SCORE, longest_side: int = LONGEST_SIDE):
@@ -95,37 +103,87 @@ class FaceFinder:
         """The faces of an RGB image (H, W, 3) uint8, upright; the largest first, then from the top.
 
         A thumbnail is searched for large faces (LARGE_FACE), the picture itself for all. Where both
-        see something at one place, the thumbnail's face stands: the other may be a part of it.
+        see something at one place, the thumbnail's face stands: the other may be a part of it. Of a
+        picture that had to be reduced, parts are looked at again where a small face may be (see
+        face_windows). Raises ImageError where the network computes nonsense.
         """
         height, width = image.shape[:2]
-        reduced = _reduced(image, self._longest_side)  # the thumbnail too comes faster from this
-        large_boxes, large_scores, large_landmarks = self._search(
-            reduced, THUMBNAIL_SIDE, THUMBNAIL_FRAME
-        )
-        large = _sides(large_boxes) >= LARGE_FACE * min(reduced.shape[:2])
-        boxes, scores, landmarks = self._search(reduced, self._longest_side, 0)
-        new = ~_same_place(boxes, large_boxes[large]).any(axis=1)
-
-        enlarge = np.divide((width, height), reduced.shape[1::-1])
-        boxes = np.concatenate([large_boxes[large], boxes[new]]) * np.tile(enlarge, 2)
-        boxes = np.clip(boxes, 0, [width, height, width, height])
-        scores = np.concatenate([large_scores[large], scores[new]])
-        landmarks = np.concatenate([large_landmarks[large], landmarks[new]]) * enlarge
+        found = self._find_small(image, self._find_large(image))
+        boxes = np.clip(found.boxes, 0, [width, height, width, height])
         faces = [
             Face(*box, score, tuple(map(tuple, points)))
             for box, score, points in zip(
-                boxes.tolist(), scores.tolist(), landmarks.tolist(), strict=True
+                boxes.tolist(), found.scores.tolist(), found.landmarks.tolist(), strict=True
             )
             if box[2] - box[0] >= 1 and box[3] - box[1] >= 1
         ]
         return sorted(faces, key=lambda face: (-_area(face), face.top, face.left))
 
+    def _find_large(self, image: np.ndarray) -> Sightings:
+        """What the image shows, reduced to `longest_side`; inklings of small faces included."""
+        reduced = _reduced(image, self._longest_side)  # the thumbnail too comes faster from this
+        large = self._search(reduced, THUMBNAIL_SIDE, THUMBNAIL_FRAME)
+        large = large.where(large.sides >= LARGE_FACE * min(reduced.shape[:2]))
+        least = self._least_score(self._scale(image))
+        seen = self._search(reduced, self._longest_side, 0, least)
+        enlarge = np.divide(image.shape[1::-1], reduced.shape[1::-1])
+        return joined(large, others_than(seen, large)).enlarged(enlarge)
+
+    def _find_small(self, image: np.ndarray, seen: Sightings) -> Sightings:
+        """What was `seen` of an image and is a face, and what closer looks add to it."""
+        height, width = image.shape[:2]
+        scale = self._scale(image)
+        found, guesses = self._judge(seen)
+        for finer in scales_of_tiles(scale):
+            scale = finer
+            seen = self._look_through(image, tiles(height, width, scale), scale)
+            new, guesses = self._judge(others_than(seen, found))
+            found = joined(found, new)
+        for finer in scales_of_windows(scale):
+            guesses = others_than(guesses, found)
+            guesses = guesses.where(may_be_small(guesses.sides))
+            windows = windows_around(guesses.boxes, height, width, finer)
+            seen = self._look_through(image, windows, finer)
+            new, guesses = self._judge(others_than(seen, found))
+            found = joined(found, new)
+        return found
+
+    def _scale(self, image: np.ndarray) -> float:
+        return min(1.0, self._longest_side / max(image.shape[:2]))
+
+    def _judge(self, seen: Sightings) -> tuple[Sightings, Sightings]:
+        """The faces, and what is only an inkling of one."""
+        sure = seen.scores > self._min_score
+        return seen.where(sure), seen.where(~sure)
+
+    def _least_score(self, scale: float) -> float:
+        """From which on a look at this scale is worth a closer one, if there will be one."""
+        if not scales_of_windows(scale):
+            return self._min_score
+        return min(least_inkling(scale), self._min_score)
+
+    def _look_through(self, image: np.ndarray, windows: list[Window], scale: float) -> Sightings:
+        """What the windows show at a scale, each face once, in pixels of the image."""
+        whole, cut = [NOTHING], [NOTHING]
+        for window in windows:
+            part = image[window.top : window.bottom, window.left : window.right]
+            longest_side = max(1, round(scale * max(part.shape[:2])))
+            seen = self._search(part, longest_side, 0, self._least_score(scale))
+            seen = seen.moved((window.left, window.top))
+            is_cut = window.cuts(seen.boxes, *image.shape[:2])
+            whole.append(seen.where(~is_cut))
+            cut.append(seen.where(is_cut))
+        seen = best_of_each(joined(*whole))
+        sure, _ = self._judge(seen)
+        # What one window cuts is whole in another, unless it is too large for all of them.
+        return joined(seen, others_than(best_of_each(joined(*cut)), sure))
+
     def _search(
-        self, image: np.ndarray, longest_side: int, frame: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self, image: np.ndarray, longest_side: int, frame: int, min_score: float | None = None
+    ) -> Sightings:
         """Look at the image, reduced to `longest_side`, inside a black frame.
 
-        Boxes (N, 4), scores (N,), landmarks (N, 5, 2), best first, in pixels of the image.
+        What has more than `min_score`, which is that of faces unless given, in pixels of the image.
         """
         reduced = _reduced(image, longest_side)
         height, width = reduced.shape[:2]
@@ -136,11 +194,11 @@ class FaceFinder:
         request = self._of_thread.request
         request.infer([canvas], share_inputs=True)
         maps = [request.get_output_tensor(index).data[0] for index in range(4)]
-        boxes, scores, landmarks = _decode(*maps, self._min_score)
-        kept = _non_maximum_suppression(boxes, scores)
+        seen = _decode(*maps, self._min_score if min_score is None else min_score)
+        if not all(np.isfinite(values).all() for values in (maps[0], *seen)):
+            raise ImageError(NOT_FINITE.format("the face finder"))
         enlarge = np.divide(image.shape[1::-1], (width, height))
-        boxes = (boxes[kept] - frame) * np.tile(enlarge, 2)
-        return boxes, scores[kept], (landmarks[kept] - frame) * enlarge
+        return best_of_each(seen).moved((-frame, -frame)).enlarged(enlarge)
 
 
 def face_regions(
@@ -256,10 +314,9 @@ def _padded(length: int) -> int:
 
 def _decode(
     heat: np.ndarray, size: np.ndarray, offset: np.ndarray, points: np.ndarray, min_score: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The network's maps (1|2|2|10, h, w), one cell per 4 × 4 pixels, as boxes, scores, landmarks.
+) -> Sightings:
+    """What the network's maps (1|2|2|10, h, w), one cell per 4 × 4 pixels, show, cell by cell.
 
-    Boxes (N, 4) are left, top, right, bottom; landmarks (N, 5, 2) are x, y: pixels, not clipped.
     As the authors publish it (https://github.com/Star-Clouds/CenterFace), except that they clip a
     box before they measure from its corner, which moves faces that cross the left or upper border:
     by 5 pixels, on average, in face crops of 224 pixels.
@@ -271,40 +328,7 @@ def _decode(
     boxes = np.stack([lefts, tops, lefts + widths, tops + heights], axis=1)
     y, x = points[0::2, rows, columns], points[1::2, rows, columns]
     landmarks = np.stack([x * widths + lefts, y * heights + tops], axis=-1).transpose(1, 0, 2)
-    return boxes, heat[0, rows, columns], landmarks
-
-
-def _non_maximum_suppression(boxes: np.ndarray, scores: np.ndarray) -> list[int]:
-    """Indices of the boxes to keep, best first: of boxes that share 0.3 (IoU), only the best."""
-    remaining = np.argsort(-scores, kind="stable")
-    kept = []
-    while len(remaining):
-        best = remaining[0]
-        kept.append(int(best))
-        iou, _ = _overlap(boxes[remaining], boxes[best : best + 1])
-        iou[0] = 1  # also where a box has no area
-        remaining = remaining[iou[:, 0] < 0.3]
-    return kept
-
-
-def _same_place(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(N, M) bool: does a box show the same face as another, or a part of it, or more than it?"""
-    iou, of_smaller = _overlap(boxes, others)
-    return (iou >= 0.3) | (of_smaller > 0.5)
-
-
-def _overlap(boxes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Intersection over union and over the smaller of the two: boxes (N, 4), (M, 4) → (N, M)."""
-    boxes, others = boxes[:, None], others[None]
-    near = np.maximum(boxes[..., :2], others[..., :2])
-    far = np.minimum(boxes[..., 2:], others[..., 2:])
-    shared = np.maximum(far - near, 0).prod(axis=-1)
-    area, other_area = ((b[..., 2:] - b[..., :2]).prod(axis=-1) for b in (boxes, others))
-    return shared / (area + other_area - shared), shared / np.minimum(area, other_area)
-
-
-def _sides(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    return Sightings(boxes, heat[0, rows, columns], landmarks)
 
 
 def _area(face: Face) -> float:

@@ -1,5 +1,6 @@
 """Photos in, rows out: decoding and face search in threads, the networks in batches, in order."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,7 @@ from pipeline.images import read_image, resize
 from pipeline.inputs import Photo
 from pipeline.rows import Row, by_face
 from pipeline.run_settings import ModelSettings, RunSettings, version_of
-from pipeline.runtime import Runtime, openvino_core
+from pipeline.runtime import NOT_FINITE, Runtime, openvino_core
 
 
 class Scorer:
@@ -136,21 +137,20 @@ class Scorer:
             yield self._scored(prepared, probabilities)
 
     def _scored(self, prepared: "_Prepared", probabilities: list[Iterator[float]]) -> "Scored":
-        path = prepared.photo.path
         if prepared.error or not prepared.faces:
-            model = self._networks[0].name if len(self._networks) == 1 else None
-            verdict = "error" if prepared.error else "no face"
-            row = Row(path=path, verdict=verdict, model=model, error=prepared.error or None)
-            return Scored(prepared.photo, [row], [None])
+            return self._without_face(prepared.photo, prepared.error)
         pixels: dict[int, np.ndarray | None] = {}  # by the row's identity
         rows = []
         for network, views, its_probabilities in zip(
             self._networks, prepared.views, probabilities, strict=True
         ):
-            its_rows = list(network.rows(path, views, its_probabilities))
+            its_rows = list(network.rows(prepared.photo.path, views, its_probabilities))
             seen = [view.pixels for view in views] or [None]
             pixels |= zip(map(id, its_rows), seen, strict=True)
             rows += its_rows
+        for row in rows:
+            if row.fake_probability is not None and not math.isfinite(row.fake_probability):
+                return self._without_face(prepared.photo, NOT_FINITE.format(row.model))
         faces = by_face(rows)
         for rows in faces:
             if len(rows) > 1:
@@ -159,6 +159,13 @@ class Scorer:
                     row.agreement = agreement
         rows = [row for rows in faces for row in rows]
         return Scored(prepared.photo, rows, [pixels[id(row)] for row in rows])
+
+    def _without_face(self, photo: Photo, error: str) -> "Scored":
+        """A photo that shows no face or, where `error` holds a sentence, cannot be scored."""
+        model = self._networks[0].name if len(self._networks) == 1 else None
+        verdict = "error" if error else "no face"
+        row = Row(path=photo.path, verdict=verdict, model=model, error=error or None)
+        return Scored(photo, [row], [None])
 
 
 class Scored(NamedTuple):
@@ -228,9 +235,12 @@ class _Network:
         ]
 
     def probabilities(self, inputs: list[np.ndarray]) -> Iterator[float]:
-        """The fake_probability of each input (size, size, 3) uint8."""
-        logits = [self._runtime.logits(np.stack(part)) for part in _parts(inputs, self._batch_size)]
-        return iter(self._calibration.probability(np.concatenate(logits or [[]])).tolist())
+        """The fake_probability of each input (size, size, 3) uint8; NaN where there is none."""
+        parts = [self._runtime.logits(np.stack(part)) for part in _parts(inputs, self._batch_size)]
+        logits = np.concatenate(parts or [[]])
+        finite = np.isfinite(logits)  # an infinite one would become a probability of 0 or 1
+        probabilities = self._calibration.probability(np.where(finite, logits, 0))
+        return iter(np.where(finite, probabilities, np.nan).tolist())
 
     def rows(self, path: str, views: list[_View], probabilities: Iterator[float]) -> Iterator[Row]:
         """A row a view, or one that says `no face`; takes as many probabilities as views."""

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
+from pipeline import faces
 from pipeline.detector import load_detector
 from pipeline.images import read_image
 from pipeline.inputs import Photo, find_photos
 from pipeline.rows import Row
 from pipeline.scoring import Scorer, _parts
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES
+from tests.tiny_detectors import make_detector
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -226,3 +229,46 @@ print("ready")
             [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=60
         )
         assert process.stdout == b"ready\n", process.stderr.decode()
+
+
+# Networks that compute no number
+
+
+def test_what_a_network_computes_no_number_for_is_an_error_and_the_others_go_on(tmp_path):
+    """A gain so large that bright pictures overflow."""
+    detector = load_detector(make_detector(tmp_path / "damaged", "resnet50", gain=3e38, size=8))
+    grey, white = tmp_path / "grey.png", tmp_path / "white.png"
+    Image.fromarray(np.full((9, 9, 3), 120, np.uint8)).save(grey)
+    Image.fromarray(np.full((9, 9, 3), 255, np.uint8)).save(white)
+    photos = [Photo(str(path)) for path in (grey, white, grey)]
+    rows = list(Scorer(detector, face_mode="none").score(photos))
+    assert [row.verdict for [row] in rows] == ["fake", "error", "fake"]
+    [[fine], [error], _] = rows
+    assert 0 <= fine.fake_probability <= 1
+    assert (error.path, error.model, error.fake_probability) == (str(white), "damaged", None)
+    assert "damaged computed no number" in error.error
+
+
+@pytest.mark.parametrize("offset", [np.nan, np.inf, -np.inf])
+def test_of_two_networks_one_that_computes_no_number_is_named(tmp_path, offset):
+    detectors = [
+        load_detector(make_detector(tmp_path / name, "resnet50", offset=value, size=8))
+        for name, value in (("whole", 0.0), ("damaged", offset))
+    ]
+    [[row]] = Scorer(*detectors).score([Photo(str(FACE_SAMPLE))])
+    assert (row.verdict, row.fake_probability, row.agreement) == ("error", None, None)
+    assert "damaged computed no number" in row.error
+
+
+def test_a_face_finder_that_computes_no_number_finds_an_error_not_no_face(tmp_path, monkeypatch):
+    network = onnx.load(faces._weights_path())
+    for initializer in network.graph.initializer:
+        if initializer.data_type == onnx.TensorProto.FLOAT:
+            broken = onnx.numpy_helper.to_array(initializer) * np.nan
+            initializer.CopyFrom(onnx.numpy_helper.from_array(broken, initializer.name))
+    onnx.save(network, tmp_path / "centerface.onnx")
+    monkeypatch.setattr(faces, "_weights_path", lambda: tmp_path / "centerface.onnx")
+    monkeypatch.setattr(faces, "WEIGHTS_SHA256", "0" * 64)  # another place in the cache
+    rows = score([FACE_SAMPLE, SAMPLES / "no_face_coffee.webp"])
+    assert [row.verdict for of_photo in rows.values() for row in of_photo] == ["error", "error"]
+    assert all("computed no number" in row.error for [row] in rows.values())
