@@ -132,9 +132,10 @@ class FaceFinder:
     def _find_small(self, image: np.ndarray, seen: Sightings) -> Sightings:
         """What was `seen` of an image and is a face, and what closer looks add to it."""
         height, width = image.shape[:2]
+        scale = self._scale(image)
         found, guesses = self._judge(seen)
-        scale = whole = self._scale(image)
-        for scale in scales_of_tiles(whole):
+        for finer in scales_of_tiles(scale):
+            scale = finer
             seen = self._look_through(image, tiles(height, width, scale), scale)
             new, guesses = self._judge(others_than(seen, found))
             found = joined(found, new)
@@ -173,8 +174,9 @@ class FaceFinder:
             whole.append(seen.where(~is_cut))
             cut.append(seen.where(is_cut))
         seen = best_of_each(joined(*whole))
+        sure, _ = self._judge(seen)
         # What one window cuts is whole in another, unless it is too large for all of them.
-        return joined(seen, others_than(best_of_each(joined(*cut)), seen))
+        return joined(seen, others_than(best_of_each(joined(*cut)), sure))
 
     def _search(
         self, image: np.ndarray, longest_side: int, frame: int, min_score: float | None = None
