@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from pipeline import augmentation, pictures, preparation, robustness
+from pipeline import augmentation, cropping, pictures, robustness
 from pipeline.batches import Batches
 from pipeline.calibration import equal_width_bins, expected_calibration_error
 from pipeline.html_report import thumbnail
@@ -34,7 +34,7 @@ def test_shrinking_gives_the_same_pixels_wherever_it_is_done(face, longest_side,
     small = shrink(face, longest_side)
     assert max(small.shape) == longest_side
     assert small.shape[1::-1] == shrunk_size(301, 240, longest_side)
-    assert checksum(small) == checksum(preparation._shrunk(face, longest_side)) == expected
+    assert checksum(small) == checksum(cropping._shrunk(face, longest_side)) == expected
 
 
 def test_what_is_small_enough_stays_the_same_array_and_no_side_vanishes(face):
