@@ -57,13 +57,15 @@ class Guard:
             return await self._app(scope, receive, send)
         started = time.perf_counter()
         status = 0
+        stopping = False
         path = path_below_root(scope)  # now: the routes will change the scope
         body = RequestBody(scope, receive)
 
         async def send_guarded(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                await body.discard()
+                if not stopping:
+                    await body.discard()
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -79,6 +81,7 @@ class Guard:
             if not status:
                 await refused(refusal)(scope, receive, send_guarded)
         except asyncio.CancelledError:  # the service is being stopped, and waits no longer
+            stopping = True
             if not status:
                 sentence = "The service is being stopped; try again in a few seconds."
                 await refused(Refusal(503, sentence, 10))(scope, receive, send_guarded)
