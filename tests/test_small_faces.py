@@ -31,11 +31,10 @@ def scenery(height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(np.tile(rocket, (*times, 1))[:height, :width])
 
 
-def assert_found_once_each(found: list[Face], known: list[tuple], least: float = 1.0) -> None:
-    """Each face that is known is found, or at least this share, none twice, and nothing else."""
+def assert_found_once_each(found: list[Face], known: list[tuple]) -> None:
+    """Each face that is known is found once, and nothing else."""
     hits = [sum(iou(face, box) > 0.5 for face in found) for box in known]
-    assert max(hits) <= 1
-    assert sum(hits) >= least * len(known), hits
+    assert hits == [1] * len(known)
     assert all(any(iou(face, box) > 0.2 for box in known) for face in found)
 
 
@@ -89,7 +88,10 @@ def test_small_real_and_fake_faces_in_a_group_photo(finder):
             box = np.multiply((face.left, face.top, face.right, face.bottom), scale)
             known.append(tuple(box + (left, top, left, top)))
     assert len(known) >= 30
-    assert_found_once_each(finder.find(photo), known, least=0.95)
+    found = finder.find(photo)  # some show a bystander, too
+    hits = [sum(iou(face, box) > 0.5 for face in found) for box in known]
+    assert max(hits) == 1
+    assert np.mean(hits) >= 0.95
 
 
 @pytest.mark.parametrize("side", [1500, 2600, 4000])
