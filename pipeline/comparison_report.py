@@ -92,9 +92,10 @@ def as_markdown(results: dict, figures: dict[str, str]) -> str:
     """The whole report; pictures are links to figures/."""
     parts = [
         "# Comparison of deepfake detectors",
-        f"{date.today():%-d %B %Y}. In brackets 95 % intervals: bootstrap over the pictures, "
-        "within each class; for differences of AUC, DeLong's. Where none or all of n pictures are "
-        "hit, the bootstrap sees no spread: the truth may still be 3/n away (rule of three).",
+        f"{date.today().day} {date.today():%B %Y}. "
+        "In brackets 95 % intervals: bootstrap over the pictures, within each class; for "
+        "differences of AUC, DeLong's. Where none or all of n pictures are hit, the bootstrap "
+        "sees no spread: the truth may still be 3/n away (rule of three).",
         "## Seen and unseen kinds",
         "A kind is *seen* where the detector was trained on other pictures of the same generator "
         "or source; *not stated* where nobody said what it was trained on.",

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from pipeline.dataset import CLASS_NAMES, Dataset, Sample, split_by_group
 from pipeline.errors import ImageError, UserError
 from pipeline.faces import FaceFinder, FaceRegion, crop_region, face_regions
-from pipeline.files import atomic_write
+from pipeline.files import atomic_write, portable_name
 from pipeline.images import read_image
 from pipeline.inputs import VIDEO_SUFFIXES
 from pipeline.known_sets import SourceFile, files_of
@@ -477,6 +477,7 @@ def _crop_name(item: PlannedFile, frame: int | None) -> str:
     """<class>/<generator>/<name>.png: readable, and by the key's hash its own for every file."""
     folder = Path(CLASS_NAMES[item.file.label], item.file.generator)
     stem = re.sub(r"[^\w.-]+", "_", item.file.path.stem)[:40].strip(".") or "photo"
+    stem = portable_name(stem)
     digest = hashlib.sha256(item.key.encode()).hexdigest()[:8]
     number = "" if frame is None else f"_{frame:06d}"
     return (folder / f"{stem}_{digest}{number}.png").as_posix()
@@ -503,4 +504,4 @@ def _printable(text: str) -> str:
 def _tidy(generator: str) -> str:
     """The generator's name as one that a folder of the dataset can bear."""
     parts = (re.sub(r"[^\w.+ -]+", "_", part).strip(". ")[:60] for part in generator.split("/"))
-    return "/".join(part for part in parts if part)
+    return "/".join(portable_name(part) for part in parts if part)
