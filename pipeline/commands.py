@@ -9,6 +9,8 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.fake_class import FakeLabels, add_option, say_fake_class
+from pipeline.out_of_memory import is_out_of_memory, out_of_memory_in_words
+from pipeline.streams import accept_any_text
 
 HOW_TO_GO_ON = "With --output and --continue the next run goes on from here."  # of scoring
 
@@ -16,9 +18,11 @@ HOW_TO_GO_ON = "With --output and --continue the next run goes on from here."  #
 def run(
     main: Callable[[], int | None], after_stop: str = "", requirements: str = "requirements.txt"
 ) -> None:
-    """Run a script's main() and exit: with its number, 2 with a sentence on standard error for a
-    UserError or a package that is not installed (`requirements` has it), 130 after Ctrl-C, with
-    `after_stop` to say how to go on. What a user did never ends in a traceback."""
+    """Run a script's main() and exit: with its number; with 2 and a sentence on standard error for
+    a UserError, a package that is not installed (`requirements` has it), or too little memory; with
+    130 after Ctrl-C, with `after_stop` to say how to go on. What a user did never ends in a
+    traceback."""
+    accept_any_text()
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -41,6 +45,11 @@ def run(
     except BrokenPipeError:  # `infer_… | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"{Path(sys.argv[0]).name}: {out_of_memory_in_words(error)}", file=sys.stderr)
+        code = 2
     # Threads that still read a slow disk or hold a compiled graph need not be waited for.
     sys.stderr.flush()
     os._exit(code)
@@ -538,7 +547,7 @@ _SETTINGS: dict[str, dict] = {
     },
     "gradient_accumulation": {"type": positive_int, "help": "batches to a step"},
     "layer_decay": {"type": probability, "help": "learning rate of each layer, of the next one's"},
-    "weight_decay": {"type": float},
+    "weight_decay": {"type": not_negative},
     "warmup": {"type": probability, "help": "share of the steps in which the rate rises"},
     "ema": {"type": probability, "help": "decay of the weights' moving average; 0: none"},
     "lora_rank": {"type": positive_int},

@@ -94,7 +94,8 @@ def as_markdown(results: dict, figures: dict[str, str]) -> str:
     """The whole report; pictures are links to figures/."""
     parts = [
         "# Comparison of deepfake detectors",
-        f"{date.today():%-d %B %Y}. In brackets 95 % intervals: bootstrap over the pictures, "
+        f"{date.today().day} {date.today():%B %Y}. "
+        "In brackets 95 % intervals: bootstrap over the pictures, "
         "within each class; for shares of pictures, Wilson's (for the TPR at a FPR, whose "
         "threshold is an estimate, too, the wider of both); for differences of AUC, DeLong's.",
         "## Seen and unseen kinds",

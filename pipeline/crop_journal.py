@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.cropping import CroppedFace, CropSettings
 from pipeline.dataset import CLASS_NAMES
 from pipeline.errors import UserError
-from pipeline.files import atomic_write
+from pipeline.files import atomic_write, portable_name
 from pipeline.known_sets import SourceFile
 
 SPLITS = ("train", "validate", "test")
@@ -174,6 +174,7 @@ def _crop_name(item: PlannedFile, frame: int | None) -> str:
     """<class>/<generator>/<name>.png: readable, and by the key's hash its own for every file."""
     folder = Path(CLASS_NAMES[item.file.label], item.file.generator)
     stem = re.sub(r"[^\w.-]+", "_", item.file.path.stem)[:40].strip(".") or "photo"
+    stem = portable_name(stem)
     digest = hashlib.sha256(item.key.encode()).hexdigest()[:8]
     number = "" if frame is None else f"_{frame:06d}"
     return (folder / f"{stem}_{digest}{number}.png").as_posix()

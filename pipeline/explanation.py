@@ -21,7 +21,7 @@ from PIL import Image, PngImagePlugin
 
 from pipeline.detector import Detector
 from pipeline.errors import UserError
-from pipeline.files import atomic_write
+from pipeline.files import atomic_write, portable_name
 from pipeline.rows import Row
 from pipeline.scoring import Scored
 from pipeline.video import draw_timeline
@@ -156,6 +156,7 @@ def timeline_name(row: Row) -> str:
 
 def _stem(row: Row, identity: bytes) -> str:
     stem = _plain(os.path.splitext(os.path.basename(row.path))[0], _STEM_BYTES)
+    stem = portable_name(stem)
     return f"{stem}-{hashlib.sha256(identity).hexdigest()[:16]}"
 
 

@@ -5,6 +5,7 @@ import glob
 import hashlib
 import itertools
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -15,6 +16,9 @@ from typing import IO
 # Reading the mask means setting it for a moment, which other threads would notice: done once.
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
+
+
+_DEVICES = re.compile(r"con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]", re.IGNORECASE)
 
 
 @contextlib.contextmanager
@@ -69,6 +73,13 @@ def quiet_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
+def portable_name(name: str) -> str:
+    """A file's or folder's name as one that Windows takes, too: there CON, AUX, COM1 and the like
+    are devices, whatever follows after a dot, and dots and spaces at the end are dropped."""
+    name = name.rstrip(". ")
+    return f"_{name}" if _DEVICES.fullmatch(name.partition(".")[0].rstrip()) else name
+
+
 def sha256_of(path: str | Path) -> str:
     """The SHA-256 of a file's content, 64 hexadecimal digits."""
     with open(path, "rb") as file:
@@ -77,9 +88,10 @@ def sha256_of(path: str | Path) -> str:
 
 def sync_files(paths: Iterable[Path]) -> None:
     """Wait until the files among the paths are on the disk."""
+    mode = "rb+" if os.name == "nt" else "rb"  # Windows writes out only what is open for writing
     for path in paths:
         if path.is_file():
-            with open(path, "rb") as file:
+            with open(path, mode) as file:
                 os.fsync(file.fileno())
 
 

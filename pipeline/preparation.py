@@ -24,7 +24,7 @@ from pipeline.cropping import CroppedFace, CropSettings, largest_faces
 from pipeline.dataset import CLASS_NAMES, Dataset, Sample, split_by_group
 from pipeline.errors import ImageError, UserError
 from pipeline.faces import FaceFinder
-from pipeline.files import atomic_write
+from pipeline.files import atomic_write, portable_name
 from pipeline.known_sets import SourceFile, files_of
 from pipeline.machine import usable_cores
 
@@ -252,4 +252,4 @@ def _printable(text: str) -> str:
 def _tidy(generator: str) -> str:
     """The generator's name as one that a folder of the dataset can bear."""
     parts = (re.sub(r"[^\w.+ -]+", "_", part).strip(". ")[:60] for part in generator.split("/"))
-    return "/".join(part for part in parts if part)
+    return "/".join(portable_name(part) for part in parts if part)

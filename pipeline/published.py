@@ -24,6 +24,7 @@ from pipeline.errors import UserError
 from pipeline.fake_class import FakeClass, FakeLabels, unnamed
 from pipeline.files import sha256_of
 from pipeline.hugging_face_folder import architecture_of, files_of, labels_of, weights_file
+from pipeline.out_of_memory import LEAST_TO_TRAIN, require_memory
 from pipeline.runtime import cache_folder
 
 # Only these: another file of the same shape may mean P(fake) where these mean P(real).
@@ -256,6 +257,7 @@ def _convert(published: Published, folder: Path, weights: Path, fake: FakeClass 
             f"{weights}: importing published weights, which is done once, needs {framework}: "
             "pip install -r requirements.txt"
         )
+    require_memory("the import of published weights", LEAST_TO_TRAIN)
     print(f"Importing {weights} (once; it takes some seconds to start)…", file=sys.stderr)
     description = {
         "name": published.name,

@@ -16,6 +16,7 @@ from pipeline.detector import GRAPH, INT8_GRAPH, Detector
 from pipeline.errors import UserError
 from pipeline.files import atomic_write, sha256_of
 from pipeline.machine import spare_threads
+from pipeline.out_of_memory import LEAST_TO_SCORE, require_memory
 from pipeline.processor import has_bf16, has_nvidia_card
 
 # OpenVINO's converter for other frameworks, which scoring never calls, takes two thirds of the
@@ -137,7 +138,9 @@ _MAPPED: list[np.ndarray] = []
 
 @functools.cache
 def openvino_core() -> ov.Core:
-    """OpenVINO, made fit for several threads; to be called before they start."""
+    """OpenVINO, made fit for several threads; to be called before they start. Raises UserError
+    where `ulimit -v` leaves it too little memory."""
+    require_memory("scoring", LEAST_TO_SCORE)
     # It fills a table of types on first use, where two threads at once would wait for ever.
     ov.Type.u8.to_dtype()
     return ov.Core()

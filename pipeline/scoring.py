@@ -16,6 +16,7 @@ from pipeline.faces import Face, FaceFinder, FaceRegion, crop_region, regions_to
 from pipeline.images import read_image, resize
 from pipeline.inputs import Photo
 from pipeline.machine import usable_cores
+from pipeline.out_of_memory import is_out_of_memory, out_of_memory_in_words
 from pipeline.rows import Row, by_face
 from pipeline.run_settings import ModelSettings, RunSettings, version_of
 from pipeline.runtime import NOT_FINITE, Runtime, openvino_core
@@ -127,6 +128,8 @@ class Scorer:
         except ImageError as error:
             return _Prepared(photo, nothing, str(error))
         except Exception as error:  # not foreseen, yet no reason to give up the other photos
+            if is_out_of_memory(error):
+                return _Prepared(photo, nothing, out_of_memory_in_words(error))
             return _Prepared(photo, nothing, f"unexpected {type(error).__name__}: {error}")
 
     def _score_batch(self, batch: list["_Prepared"]) -> Iterator["Scored"]:

@@ -25,6 +25,7 @@ from pipeline.files import atomic_write
 from pipeline.finishing import DetectorSpec, code_revision, finish_training
 from pipeline.machine import limit_libraries
 from pipeline.memory import keep_freed_memory
+from pipeline.out_of_memory import LEAST_TO_TRAIN, require_memory
 from pipeline.precision import FEWEST_FACES, check_precisions_apart
 from pipeline.runs import close_run, open_run, read_history
 from pipeline.sampling import Epochs, say_composition
@@ -187,6 +188,7 @@ def engine_of(architecture: Architecture, device: str) -> Engine:
 
     Imports its framework, which takes seconds. Raises UserError where the device is not there.
     """
+    require_memory("training", LEAST_TO_TRAIN)
     keep_freed_memory()
     limit_libraries()
     if architecture.framework == "keras":
