@@ -264,12 +264,12 @@ def test_a_comparison_takes_the_option_and_says_what_was_decided(cache, tmp_path
         vit_classifier(dict(enumerate(labels))).save_pretrained(tmp_path / name)
     paths, sets = [tmp_path / "clear", tmp_path / "unclear"], [data / "validate"]
     found = find(paths, sets, None, 0)
-    assert [each.label for each in found.contestants] == ["clear"]
+    assert [each.label for each in found.entries] == ["clear"]
     [failed] = found.failed
     assert str(tmp_path / "unclear") in failed and "--fake-label" in failed
     capfd.readouterr()
     found = find(paths, sets, None, 0, ["b"])
-    assert not found.failed and len(found.contestants) >= 2
+    assert not found.failed and len(found.entries) >= 2
     said = capfd.readouterr().err
     assert "'b' counts as fake" in said and "'fake' counts as fake" in said
     with pytest.raises(UserError, match="--fake-label c"):
