@@ -144,3 +144,12 @@ def links(folder: Path, pictures: list[Path], number: int) -> list[Path]:
         paths.append(folder / f"{index:05}{picture.suffix}")
         os.symlink(picture, paths[-1])
     return paths
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium; for tests that are marked with browser.needs_chromium."""
+    from tests.browser import started_browser
+
+    with started_browser() as chromium:
+        yield chromium

@@ -91,20 +91,17 @@ def start_backend(*arguments: str, hidden: str = "", **settings: str) -> tuple[i
             "runpy.run_path('backend.py', run_name='__main__')",
         ]
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | settings,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return ran.returncode, ran.stderr
+    return ended(["-c", program, *arguments], settings)
 
 
 def start_by_uvicorn(**settings: str) -> tuple[int, str]:
+    return ended(["-m", "uvicorn", "backend:app", "--port", "0"], settings)
+
+
+def ended(arguments: list[str], settings: dict[str, str]) -> tuple[int, str]:
+    """The exit code and the standard error of a Python that ends by itself."""
     ran = subprocess.run(
-        [sys.executable, "-m", "uvicorn", "backend:app", "--port", "0"],
+        [sys.executable, *arguments],
         cwd=REPOSITORY,
         env=os.environ | settings,
         capture_output=True,

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,14 +13,12 @@ from PIL import Image
 
 from pipeline.detector import WEIGHTS
 from pipeline.installed import find_installed
+from tests.browser import TIMEOUT, needs_chromium, watched_pages
 from tests.conftest import FACE_SAMPLE, SAMPLES
 from tests.web_service import serving, write_tiny_generator
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs the browser Chromium")
+pytestmark = needs_chromium
 
-TIMEOUT = 120_000  # milliseconds
 AXE = "axe-core@4.10"
 
 
@@ -32,46 +29,10 @@ def service(own_cache):
         yield running
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
 def open_page(browser, service):
-    """Open the service's page; at the end there must have been no complaint on the console, and
-    no request to another host."""
-    contexts, complaints = [], []
-
-    def check_request(request) -> None:
-        if not request.url.startswith((service.address, "data:", "blob:")):
-            complaints.append(f"a request to {request.url}")
-
-    def open_page(path: str = "/", **options):
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(TIMEOUT)
-        page.on("request", check_request)
-        page.on("pageerror", lambda error: complaints.append(f"an error: {error}"))
-        page.on(
-            "console",
-            lambda said: (
-                complaints.append(said.text)
-                if said.type in ("error", "warning") and "status of" not in said.text
-                else None
-            ),
-        )
-        page.goto(service.address + path)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
+    with watched_pages(browser, f"{service.address}/") as open_page:
+        yield open_page
 
 
 @pytest.fixture(scope="session")

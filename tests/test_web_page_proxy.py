@@ -1,16 +1,13 @@
 """The page in a real browser behind a proxy that names the service's own address as its host."""
 
-from collections.abc import Callable
-
 import pytest
 
+from tests.browser import needs_chromium, watched_pages
 from tests.conftest import FACE_SAMPLE
 from tests.reverse_proxy import Way, small_proxy
-from tests.test_web_page import CHROMIUM, TIMEOUT
 from tests.web_service import free_port, serving, write_tiny_generator
 
-sync_api = pytest.importorskip("playwright.sync_api")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs the browser Chromium")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -31,48 +28,11 @@ def address(own_cache, tmp_path_factory):
         yield f"{proxy}/det/"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
-def open_page(browser, address) -> Callable:
-    """Open the page; at the end there must have been no complaint, and no request to another
-    address than those below the path."""
-    contexts, complaints = [], []
-
-    def open_page(**options):
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(TIMEOUT)
-        page.on(
-            "request",
-            lambda request: (
-                None
-                if request.url.startswith((address, "data:", "blob:"))
-                else complaints.append(request.url)
-            ),
-        )
-        page.on("requestfailed", lambda request: complaints.append(f"{request.url} failed"))
-        page.on(
-            "console",
-            lambda said: (
-                complaints.append(said.text)
-                if said.type in ("error", "warning") and "status of 413" not in said.text
-                else None
-            ),
-        )
-        assert page.goto(address).ok
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
+def open_page(browser, address):
+    """Nothing may be asked for but what lies below the path."""
+    with watched_pages(browser, address) as open_page:
+        yield open_page
 
 
 def test_the_page_has_its_looks_and_its_samples(open_page):
