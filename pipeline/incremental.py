@@ -24,6 +24,7 @@ from pipeline.dataset import (
     Sample,
     load_dataset,
     load_samples,
+    missing_class,
     split_by_group,
 )
 from pipeline.detector import Detector, load_detector
@@ -189,19 +190,15 @@ def _require_both_classes(dataset: Dataset, old: _Old, args: argparse.Namespace)
         way = "add some, or name with --replay the data that the detector was trained on"
     else:
         way = f"add some to it or to {args.replay}, or replay more with --replay-fraction"
-    parts = [
-        (dataset.root, dataset.train, "train", way),
-        (dataset.root, dataset.validate, "validate", way),
-    ]
-    if args.replay is not None:
-        parts.append((args.replay, old.validate, "validate", "add some"))
-    for root, samples, split, way in parts:
-        for label, name in enumerate(CLASS_NAMES):
-            if not any(sample.label == label for sample in samples):
-                raise UserError(
-                    f"{root}: there is not one {name} picture that can be read to {split} with: "
-                    f"{way}."
-                )
+    missing, root = missing_class(dataset), dataset.root
+    if missing is None and args.replay is not None:
+        missing, root = missing_class(replace(dataset, validate=old.validate)), args.replay
+        way = "add some"
+    if missing:
+        split, name = missing
+        raise UserError(
+            f"{root}: there is not one {name} picture that can be read to {split} with: {way}."
+        )
 
 
 def _accept(
