@@ -327,6 +327,7 @@ def test_wrong_use_leaves_an_earlier_output_alone(infer, tmp_path):
 # Stopped, and gone on with
 
 
+@pytest.mark.slow
 @needs_posix
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_a_killed_run_goes_on(infer, start_infer, tmp_path, suffix):

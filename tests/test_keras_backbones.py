@@ -104,6 +104,7 @@ def test_the_backbone_and_its_head(name, backbone):
     assert (logit.units, logit.activation) == (1, keras.activations.linear)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_the_network_sees_what_keras_own_sees(name, imagenet, faces):
     """Our scaling and network against keras.applications' preprocessing and ImageNet network."""
@@ -146,6 +147,7 @@ def test_efficientnet_brings_pixels_to_imagenets_scale_with_any_start(imagenet, 
         np.testing.assert_allclose(stem(architecture.scaling(faces)), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_weight_of_the_backbone_comes_from_imagenet(name, imagenet):
     theirs = imagenet(name)

@@ -42,6 +42,7 @@ def test_the_network_ends_in_a_logit(name):
     assert ARCHITECTURES[name].build().layers[-1].activation is keras.activations.linear
 
 
+@pytest.mark.slow
 @needs_shared
 @pytest.mark.parametrize(
     "name",

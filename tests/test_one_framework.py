@@ -63,6 +63,7 @@ def data(tmp_path_factory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("faces"), train=8, validate=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "options", "framework"),
     [
@@ -93,6 +94,7 @@ def test_heat_maps_of_both_kinds_of_networks_have_torch_alone(frameworks, tmp_pa
     assert len(list((tmp_path / "why").iterdir())) == 2
 
 
+@pytest.mark.slow
 @needs_shared
 def test_a_comparison_with_published_weights_keeps_them_apart(
     data, frameworks, tmp_path, monkeypatch

@@ -301,6 +301,7 @@ def test_another_split_moves_the_crops(photos, tmp_path):
     assert contents(out) == contents(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_then_resume(photos, tmp_path):
     """Killed again and again, the result is that of a run that nobody killed."""
     for i in range(40):  # enough work to be killed in

@@ -68,6 +68,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         mesonet_file(tmp_path)
 
 
+@pytest.mark.slow
 @needs_shared
 def test_a_file_is_imported_once_and_again_where_the_import_is_damaged(cache, monkeypatch, capfd):
     path = SHARED / "mesonet" / "Meso4_DF.h5"

@@ -45,6 +45,7 @@ def test_the_panorama(finder):
     assert all(150 < face.side < 260 for face in faces)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1500, 12000), (20000, 1080), (1000, 30000)])
 @pytest.mark.parametrize("width", [56, 140, 300])
 def test_faces_all_along_a_long_picture(finder, size, width):

@@ -36,6 +36,7 @@ def other(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_weights_are_averaged_by_their_shares(other):
     detectors = [load_detector(LITE), load_detector(other)]
     before = load_file(LITE / "model.safetensors")
@@ -46,6 +47,7 @@ def test_weights_are_averaged_by_their_shares(other):
         np.testing.assert_array_equal(both[name], before[name])
 
 
+@pytest.mark.slow
 def test_the_average_is_a_detector_of_its_own(other, tmp_path, capsys):
     data = make_dataset(tmp_path / "data", train=4, validate=8)
     output = tmp_path / "weights" / "both"
