@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -281,8 +282,8 @@ def test_a_detector_of_another_architecture(infer):
 
 @needs_shared
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("tensorflow") is None, reason="needs TensorFlow, in another process")
 def test_published_weights_of_another_architecture(infer):
-    pytest.importorskip("tensorflow")
     process = infer(SAMPLES, "--weights", SHARED / "mesonet" / "MesoInception_DF.h5")
     assert_refused(process, "mesoinception4", "scores with meso4")
 

@@ -366,6 +366,7 @@ def test_the_detector_has_the_weights_of_the_best_epoch(reference, data):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("tiny_architectures")
 def test_a_network_tuned_with_lora_is_written_merged_and_with_its_adapter(reference, data):
     done = reference("resnet, lora")
     description = load_detector(done.output).description

@@ -271,7 +271,7 @@ def test_the_model_card_tells_the_measured_figures(reference):
     card = (reference.output / "README.md").read_text(encoding="utf-8")
     description = load_detector(reference.output).description
     assert f"{description['metrics']['auc']:.3f}" in card
-    assert "12 real and 12 fake pictures" in card
+    assert "12 real and 12 fake pictures" in " ".join(card.split())
     metrics = description["metrics"]
     for of_class in ("real", "fake"):
         images = metrics["images"][of_class]
