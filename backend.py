@@ -14,7 +14,7 @@ Exit codes: 0 stopped by Ctrl-C; 2 wrong settings, unusable weights, or no port 
 
 import sys
 
-from pipeline.commands import run, script_parser
+from pipeline.command_line import run, script_parser
 
 
 def main() -> None:

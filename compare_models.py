@@ -34,7 +34,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.commands import positive_int, run, script_parser, whole_number
+from pipeline.command_line import positive_int, run, script_parser, whole_number
 from pipeline.fake_class import add_option
 
 

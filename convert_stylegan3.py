@@ -10,7 +10,7 @@ refused. The folder appears whole or not at all; nothing in it is a pickle.
 
 from pathlib import Path
 
-from pipeline.commands import run, script_parser
+from pipeline.command_line import run, script_parser
 from pipeline.generation import GENERATOR, LICENCE, convert
 
 

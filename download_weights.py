@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.commands import run, script_parser
+from pipeline.command_line import run, script_parser
 from pipeline.errors import UserError
 from pipeline.weights import WEIGHTS, Release, download, load_releases, status
 

@@ -20,8 +20,9 @@ say otherwise; with LoRA, --adapter new merges the old adapter and adds a new on
 --from takes any torch network: ViT, ResNet50, EfficientNet-Lite0.
 """
 
-from pipeline.commands import incremental_arguments, run
+from pipeline.command_line import run
 from pipeline.recipes import AS_TRAINED, TORCH
+from pipeline.training_arguments import incremental_arguments
 
 RECIPE = {
     **TORCH,

@@ -25,7 +25,7 @@ import argparse
 import json
 from pathlib import Path
 
-from pipeline.commands import run, script_parser
+from pipeline.command_line import run, script_parser
 from pipeline.cropping import CropSettings
 from pipeline.errors import UserError
 from pipeline.faces import DEFAULT_MARGIN

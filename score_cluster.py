@@ -20,9 +20,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from pipeline.commands import open_detector, positive_int, probability, run, script_parser
+from pipeline.command_line import positive_int, probability, run, script_parser
 from pipeline.fake_class import FakeLabels, add_option
 from pipeline.machine import usable_cores
+from pipeline.opening import open_detector
 
 
 def arguments():

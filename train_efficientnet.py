@@ -24,8 +24,9 @@ it a validation AUC of 0.955 in three epochs and of 0.978 in seven.
 """
 
 from pipeline.augmentation import Augmentation
-from pipeline.commands import run, training_arguments
+from pipeline.command_line import run
 from pipeline.recipes import KERAS, TORCH
+from pipeline.training_arguments import training_arguments
 
 RECIPES = {
     "efficientnet_b0": {

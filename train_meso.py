@@ -18,8 +18,9 @@ more, MesoInception4 0.81 in 16. From scratch, nothing happens for several epoch
 """
 
 from pipeline.augmentation import Augmentation
-from pipeline.commands import run, training_arguments
+from pipeline.command_line import run
 from pipeline.recipes import KERAS
+from pipeline.training_arguments import training_arguments
 
 RECIPE = {
     **KERAS,

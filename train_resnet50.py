@@ -16,8 +16,9 @@ the adapter.
 What to expect on two CPU cores: 8 images a second, 15 where the processor has bfloat16.
 """
 
-from pipeline.commands import run, training_arguments
+from pipeline.command_line import run
 from pipeline.recipes import TORCH
+from pipeline.training_arguments import training_arguments
 
 RECIPE = {**TORCH, "epochs": 10, "batch_size": 32, "learning_rate": 3e-4}
 

@@ -17,8 +17,9 @@ average of the weights. What to expect on two CPU cores, in images a second: ViT
 the processor has bfloat16), ViT-Ti 19 (33); on a GPU, minutes rather than days.
 """
 
-from pipeline.commands import run, training_arguments
+from pipeline.command_line import run
 from pipeline.recipes import TORCH
+from pipeline.training_arguments import training_arguments
 
 RECIPE = {
     **TORCH,

@@ -18,8 +18,9 @@ the processor has bfloat16. Several GPUs in one machine share each step: automat
 process, or with one process for each GPU under torchrun.
 """
 
-from pipeline.commands import run, training_arguments
+from pipeline.command_line import run
 from pipeline.recipes import KERAS
+from pipeline.training_arguments import training_arguments
 
 RECIPE = {
     **KERAS,

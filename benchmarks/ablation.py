@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.measuring import machine
 from benchmarks.subsets import evenly, write_table
 from benchmarks.tunings import run_script
-from pipeline.commands import positive_int, run, whole_number
+from pipeline.command_line import positive_int, run, whole_number
 from pipeline.comparison_entries import find
 from pipeline.comparison_scores import score
 from pipeline.dataset import load_dataset

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import ROOT, machine
 from benchmarks.scoring_speed import NETWORKS, shipped_or_random
-from pipeline.commands import positive_int
+from pipeline.command_line import positive_int
 from pipeline.files import atomic_write
 from pipeline.images import read_image
 

@@ -107,7 +107,7 @@ def _seconds(function, *arguments) -> float:
 
 def _gflop(graph: Path) -> float:
     """Billions of floating point operations for one picture; a multiply-add is two."""
-    from pipeline.runtime import openvino_core
+    from pipeline.graphs import openvino_core
 
     model = openvino_core().read_model(graph)
     model.reshape([1, *[int(str(side)) for side in list(model.input().partial_shape)[1:]]])

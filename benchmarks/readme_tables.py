@@ -31,7 +31,7 @@ from benchmarks import (
     tunings,
 )
 from benchmarks.measuring import ROOT
-from pipeline.commands import run
+from pipeline.command_line import run
 from pipeline.files import atomic_write
 
 

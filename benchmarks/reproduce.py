@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import ablation, forgetting
 from pipeline import weight_average
-from pipeline.commands import positive_int, run
+from pipeline.command_line import positive_int, run
 from pipeline.detector import WEIGHTS, load_detector
 from pipeline.errors import UserError
 

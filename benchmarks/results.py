@@ -21,11 +21,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import ROOT, machine
-from pipeline.commands import run
+from pipeline.command_line import run
 from pipeline.comparison_entries import Entry, TestSet, find, kind_of, read_training_data
 from pipeline.comparison_scores import Scores, score
-from pipeline.dataset import FAKE, REAL
 from pipeline.files import atomic_write
+from pipeline.labels import FAKE, REAL
 from pipeline.metrics import Estimate, evaluate_with_intervals
 
 RECOMMENDED = "efficientnet_lite0"

@@ -4,7 +4,8 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, Sample
+from pipeline.dataset import Dataset, Sample
+from pipeline.labels import CLASS_NAMES, FAKE, REAL
 
 
 def write_table(dataset: Dataset, path: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import ROOT, machine
-from pipeline.commands import run
+from pipeline.command_line import run
 from pipeline.comparison_figures import draw_training_curves, save
 from pipeline.detector import load_detector
 from pipeline.files import atomic_write

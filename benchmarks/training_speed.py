@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.made_photos import make_crops
 from benchmarks.measuring import ROOT, machine, measure
 from models import ARCHITECTURES
-from pipeline.commands import positive_int, run
+from pipeline.command_line import positive_int, run
 from pipeline.files import atomic_write
 
 BATCH = 16

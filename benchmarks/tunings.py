@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import ROOT, machine
 from benchmarks.subsets import evenly, write_table
-from pipeline.commands import positive_int, run
+from pipeline.command_line import positive_int, run
 from pipeline.dataset import load_dataset
 from pipeline.errors import UserError
 from pipeline.files import atomic_write

@@ -22,9 +22,10 @@ import numpy as np
 from PIL import Image, JpegImagePlugin
 from tqdm import tqdm
 
-from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Dataset, Sample, fingerprint
+from pipeline.dataset import Dataset, Sample, fingerprint
 from pipeline.errors import ImageError
 from pipeline.images import read_image
+from pipeline.labels import CLASS_NAMES, FAKE, REAL
 from pipeline.leaks import measure_leaks
 from pipeline.machine import usable_cores
 

@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image
 
 from models import Architecture
-from pipeline.dataset import FAKE, REAL, Sample
+from pipeline.dataset import Sample
 from pipeline.files import atomic_write
 from pipeline.images import read_image, resize
+from pipeline.labels import FAKE, REAL
 from pipeline.pixels import recompress
 
 _FILTERS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)

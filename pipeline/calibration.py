@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.dataset import FAKE, REAL
 from pipeline.errors import UserError
+from pipeline.labels import FAKE, REAL
 
 DEFAULT_RULE = "fpr=0.05"
 RULES = (

@@ -29,8 +29,8 @@ from pipeline.detector import load_detector
 from pipeline.errors import ImageError, UserError
 from pipeline.files import atomic_write
 from pipeline.images import read_image
-from pipeline.inputs import Photo
 from pipeline.machine import usable_cores
+from pipeline.photo import Photo
 from pipeline.row_parquet import parquet_table, valid_utf8
 from pipeline.rows import COMPARED_FIELDS, FIELDS, Row
 from pipeline.scoring import Scorer

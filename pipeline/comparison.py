@@ -10,9 +10,10 @@ import numpy as np
 
 from pipeline.comparison_entries import ComparisonInputs, Entry, TestSet, kind_of
 from pipeline.comparison_scores import BATCH_SIZE, Scores, input_of
-from pipeline.dataset import FAKE, REAL, Sample
+from pipeline.dataset import Sample
 from pipeline.errors import UserError
 from pipeline.images import read_image
+from pipeline.labels import FAKE, REAL
 from pipeline.metrics import (
     auc_covariance,
     delong_test,

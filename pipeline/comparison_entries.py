@@ -16,11 +16,12 @@ import numpy as np
 from scipy.special import logit
 
 from pipeline.calibration import Calibration, sigmoid
-from pipeline.commands import open_detector
-from pipeline.dataset import FAKE, REAL, Sample, load_samples
+from pipeline.dataset import Sample, load_samples
 from pipeline.detector import WEIGHTS, Detector
 from pipeline.errors import UserError
 from pipeline.fake_class import FakeLabels
+from pipeline.labels import FAKE, REAL
+from pipeline.opening import open_detector
 from pipeline.published import is_published
 from pipeline.runs import read_history
 

@@ -21,8 +21,8 @@ from pipeline.comparison import worst_mistakes
 from pipeline.comparison_entries import ComparisonInputs, TestSet
 from pipeline.comparison_mistakes import MISTAKES, draw_mistakes, explain_mistakes, in_two_lines
 from pipeline.comparison_scores import Scores
-from pipeline.dataset import CLASS_NAMES, FAKE, REAL
 from pipeline.files import atomic_write
+from pipeline.labels import CLASS_NAMES, FAKE, REAL
 from pipeline.metrics import bootstrap_weights, roc
 from pipeline.robustness import GRID
 

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 
 from pipeline.comparison_entries import Entry
 from pipeline.comparison_scores import input_of
-from pipeline.dataset import FAKE, REAL
 from pipeline.errors import UserError
 from pipeline.explanation import Explainer, overlay
 from pipeline.images import read_image, resize
+from pipeline.labels import FAKE, REAL
 
 MISTAKES = 8  # of each class in a gallery
 _OPACITY = 0.7  # of the heat: with less of it, a grey print shows the face's light as heat

@@ -14,9 +14,9 @@ import numpy as np
 from pipeline.comparison import mean_auc
 from pipeline.comparison_entries import ComparisonInputs, Entry, TestSet, kind_of
 from pipeline.comparison_scores import Scores
-from pipeline.dataset import CLASS_NAMES
 from pipeline.detector import change_detector, load_detector
 from pipeline.errors import UserError
+from pipeline.labels import CLASS_NAMES
 from pipeline.report import write_card_text
 from pipeline.versions import copies_of, copy_detector
 

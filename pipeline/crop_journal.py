@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.cropping import CroppedFace, CropSettings
-from pipeline.dataset import CLASS_NAMES
 from pipeline.errors import UserError
 from pipeline.files import atomic_write, portable_name
 from pipeline.known_sets import SourceFile
+from pipeline.labels import CLASS_NAMES
 
 SPLITS = ("train", "validate", "test")
 _SIDES = ("left", "top", "right", "bottom")

@@ -11,7 +11,7 @@ from pipeline.errors import ImageError
 from pipeline.faces import FaceFinder, FaceRegion, crop_region, face_regions
 from pipeline.frames import Sampling, with_frames
 from pipeline.images import read_image
-from pipeline.inputs import Photo
+from pipeline.photo import Photo
 from pipeline.pixels import shrink
 
 

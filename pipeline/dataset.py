@@ -14,9 +14,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.images import PHOTO_SUFFIXES
-
-REAL, FAKE = 0, 1
-CLASS_NAMES = ("real", "fake")
+from pipeline.labels import CLASS_NAMES, FAKE, REAL
 
 _LABELS = {"real": REAL, "fake": FAKE, "0": REAL, "1": FAKE}
 _VALIDATE_NAMES = ("validate", "valid", "val", "validation")

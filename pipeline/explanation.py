@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_write, portable_name
 from pipeline.rows import Row
 from pipeline.scoring import Scored
-from pipeline.video import draw_timeline
+from pipeline.timeline import draw_timeline
 
 WEIGHTS = {"keras": "model.weights.h5", "torch": "model.safetensors"}  # as training writes them
 

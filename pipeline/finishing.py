@@ -24,11 +24,12 @@ from pipeline.calibration import (
     expected_calibration_error,
     sigmoid,
 )
-from pipeline.dataset import REAL, Sample
+from pipeline.dataset import Sample
 from pipeline.detector import GRAPH, describe_input, write_detector
 from pipeline.engine import Trained
 from pipeline.errors import ImageError, UserError
 from pipeline.images import read_image, resize
+from pipeline.labels import REAL
 from pipeline.metrics import evaluate_with_auc_interval
 from pipeline.report import write_model_card
 from pipeline.robustness import CLEAN, EVERYDAY, GRID

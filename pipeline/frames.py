@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.errors import ImageError
 from pipeline.frame_pixels import frame_pixels
 from pipeline.frame_reader import FrameReader
-from pipeline.inputs import VIDEO_SUFFIXES, Photo
+from pipeline.photo import VIDEO_SUFFIXES, Frame, Photo
 from pipeline.video_file import FrameIndex, index_frames
 
 _SAME_TIME = 0.002  # seconds; Matroska rounds to a thousandth
@@ -51,16 +51,6 @@ class Sampling:
         chosen = np.searchsorted(starts, wanted + _SAME_TIME, "right") - 1
         chosen = np.maximum.accumulate(chosen - order) + order  # each once
         return np.minimum(chosen, there - len(order) + order)
-
-
-class Frame:
-    """A frame to be scored. `time`, in seconds from the first frame, and `number`, its place among
-    all frames, are known when it has been read; they stay None where nothing can be decoded."""
-
-    def __init__(self, video: "Video"):
-        self.video = video
-        self.time: float | None = None
-        self.number: int | None = None
 
 
 def with_frames(photos: Iterable[Photo], sampling: Sampling) -> Iterator[Photo]:

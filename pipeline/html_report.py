@@ -28,7 +28,7 @@ from markupsafe import Markup
 from pipeline.files import atomic_write
 from pipeline.html_templates import TEMPLATES, environment
 from pipeline.images import read_image
-from pipeline.inputs import Photo
+from pipeline.photo import Photo
 from pipeline.pixels import shrink, shrunk_size
 from pipeline.row_table import printable
 from pipeline.rows import Row, by_face

@@ -17,9 +17,6 @@ import numpy as np
 from pipeline import hub
 from pipeline.audit import audited_dataset
 from pipeline.dataset import (
-    CLASS_NAMES,
-    FAKE,
-    REAL,
     Dataset,
     Sample,
     load_dataset,
@@ -32,6 +29,7 @@ from pipeline.engine import Engine, Plan, is_first_process
 from pipeline.errors import UserError
 from pipeline.files import atomic_write
 from pipeline.finishing import predict
+from pipeline.labels import CLASS_NAMES, FAKE, REAL
 from pipeline.metrics import evaluate_with_auc_interval
 from pipeline.precision import FEWEST_FACES, check_precisions_apart
 from pipeline.recipes import AS_TRAINED
@@ -61,7 +59,7 @@ class _Old:
 
 
 def train_further(args: argparse.Namespace) -> int:
-    """Train as `commands.incremental_arguments` says; 0, or 1 where the detector in use stays.
+    """Train as `incremental_arguments` says; 0, or 1 where the detector in use stays.
 
     The new detector becomes a version (see versions.py), with the table before/after beside it,
     and is put in use if its AUC on the old validation pictures fell by at most `args.margin`.

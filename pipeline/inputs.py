@@ -7,35 +7,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TextIO
-
-import numpy as np
+from typing import TextIO
 
 from pipeline.images import PHOTO_SUFFIXES
 from pipeline.path_lists import read_list
-
-if TYPE_CHECKING:
-    from pipeline.frames import Frame
-
-VIDEO_SUFFIXES: frozenset[str] = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv"}
-    | {".3gp", ".3g2", ".ogv", ".ts", ".mts", ".m2ts"}
-)
-"""The endings, in lower case, of the files that are taken for videos."""
-
-
-class Photo(NamedTuple):
-    """A photo to score or, where `error` holds a sentence, a path that leads to none.
-
-    `read` gives the picture (height, width, 3) uint8, or raises ImageError, where it is no file at
-    `path`: an upload, a frame of a video. Then `frame` says which; a path to a video as a whole is
-    a `Photo`, too, until frames.with_frames has put its frames in its place.
-    """
-
-    path: str
-    error: str = ""
-    read: Callable[[], np.ndarray] | None = None
-    frame: "Frame | None" = None
+from pipeline.photo import VIDEO_SUFFIXES, Photo
 
 
 class PhotoFinder:

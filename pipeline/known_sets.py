@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.dataset import CLASS_NAMES, FAKE, REAL, files_below
+from pipeline.dataset import files_below
 from pipeline.errors import UserError
 from pipeline.images import PHOTO_SUFFIXES
-from pipeline.inputs import VIDEO_SUFFIXES
+from pipeline.labels import CLASS_NAMES, FAKE, REAL
+from pipeline.photo import VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import TargetEncoder
 
-from pipeline.dataset import FAKE, REAL, Sample
+from pipeline.dataset import Sample
+from pipeline.labels import FAKE, REAL
 
 _BINS = 20  # at most, for a property that is a number
 _FEWEST = 10  # pictures in a bin

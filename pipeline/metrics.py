@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import norm, rankdata
 
 from pipeline.calibration import ECE_BINS, equal_width_bins
-from pipeline.dataset import FAKE, REAL
+from pipeline.labels import FAKE, REAL
 from pipeline.shares import Estimate, mean_of_shares, share_of, wider, wilson
 
 _DRAWS_AT_ONCE = 300_000  # numbers in a table, which then fits into the processor's cache

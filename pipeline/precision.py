@@ -21,13 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.commands import positive_int, run, script_parser
+from pipeline.command_line import positive_int, run, script_parser
 from pipeline.dataset import Sample, load_dataset
 from pipeline.detector import INT8_GRAPH, Detector, change_detector, load_detector
 from pipeline.errors import ImageError, UserError
+from pipeline.graphs import openvino_core, ov
 from pipeline.images import read_image, resize
 from pipeline.machine import usable_cores
-from pipeline.runtime import PRECISIONS, Runtime, is_available, openvino_core, ov
+from pipeline.runtime import PRECISIONS, Runtime, is_available
 
 LARGEST_DIFFERENCE = 0.01  # of fake_probability, on any face
 CHANGED_VERDICTS = 0.001  # of the faces

@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from pipeline.crop_journal import SPLITS, Crop, CropJournal, PlannedFile
 from pipeline.cropping import CroppedFace, CropSettings, largest_faces
-from pipeline.dataset import CLASS_NAMES, Dataset, Sample, split_by_group
+from pipeline.dataset import Dataset, Sample, split_by_group
 from pipeline.errors import ImageError, UserError
 from pipeline.faces import FaceFinder
 from pipeline.files import atomic_write, portable_name
 from pipeline.known_sets import SourceFile, files_of
+from pipeline.labels import CLASS_NAMES
 from pipeline.machine import usable_cores
 
 MANIFEST_COLUMNS = (

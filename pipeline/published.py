@@ -9,23 +9,15 @@ The folder lies in the user's cache. The import needs TensorFlow or torch; scori
 not.
 """
 
-import hashlib
-import importlib.util
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models import ARCHITECTURES, ZERO_TO_ONE, Architecture
-from pipeline.detector import GRAPH, Detector, describe_input, load_detector, write_detector
 from pipeline.errors import UserError
 from pipeline.fake_class import FakeClass, FakeLabels, unnamed
 from pipeline.files import sha256_of
 from pipeline.hugging_face_folder import architecture_of, files_of, labels_of, weights_file
-from pipeline.out_of_memory import LEAST_TO_TRAIN, require_memory
-from pipeline.runtime import cache_folder
 
 # Only these: another file of the same shape may mean P(fake) where these mean P(real).
 MESONET = {
@@ -53,9 +45,9 @@ FINE_TUNED = {
 class Published:
     """Weights that can be imported: whose, of which network, and how.
 
-    `architecture` has the pixel scaling that they were trained with; `files` are what a second
-    import is recognized by; `decide` says which class means fake, None where nobody need ask;
-    `fill` writes the graph and the weights into a folder.
+    `architecture` has the pixel scaling that they were trained with; `needs` is the framework that
+    reads them; `files` are what a second import is recognized by; `decide` says which class means
+    fake, None where nobody need ask.
     """
 
     name: str
@@ -65,7 +57,6 @@ class Published:
     needs: str
     files: tuple[Path, ...]
     decide: Callable[[FakeLabels], FakeClass | None]
-    fill: Callable[[Path, FakeClass | None], None]
 
 
 def is_published(path: Path) -> bool:
@@ -75,42 +66,6 @@ def is_published(path: Path) -> bool:
     if (path / "detector.json").exists():
         return False
     return any((path / name).exists() for name in ("config.json", "adapter_config.json"))
-
-
-def import_published(
-    weights: Path,
-    allowed: tuple[str, ...] | list[str] = (),
-    fake_labels: FakeLabels | None = None,
-) -> Detector:
-    """The detector folder of another project's weights, made if it is not there yet.
-
-    `allowed` are the architectures that are wanted; none: any. `fake_labels` are the labels that
-    the user says mean fake. Raises UserError for weights that are not known here, of another
-    architecture, or whose labels do not say what is fake, and where the framework for the import
-    is missing.
-    """
-    published = find_published(weights)
-    name = published.architecture.name
-    if allowed and name not in allowed:
-        raise UserError(
-            f"{weights}: these are weights of {name}, and this script scores with "
-            f"{', '.join(allowed)}: use the script named after it."
-        )
-    fake = published.decide(fake_labels or FakeLabels())
-    state = repr(([sha256_of(file) for file in published.files], fake)).encode()
-    checksum = hashlib.sha256(state).hexdigest()[:16]
-    folder = cache_folder() / "published" / f"{published.name}-{checksum}"
-    try:
-        return load_detector(folder)
-    except UserError:  # not there yet, damaged, or of another version: made anew
-        try:
-            _convert(published, folder, weights, fake)
-        except OSError as error:
-            raise UserError(
-                f"{folder}: the imported weights cannot be kept there ({error.strerror}); set "
-                "XDG_CACHE_HOME to a folder that can be written."
-            ) from error
-    return load_detector(folder)
 
 
 def find_published(weights: Path) -> Published:
@@ -150,7 +105,6 @@ def _mesonet(path: Path) -> Published:
         "tensorflow",
         (path,),
         lambda fake_labels: None,
-        lambda folder, _: _fill_with_keras(ARCHITECTURES[architecture], path, folder),
     )
 
 
@@ -166,58 +120,7 @@ def _fine_tuned(path: Path) -> Published:
         lambda fake_labels: fake_labels.choose_if_named(
             unnamed(2), 0, "as Keras numbers folders by the alphabet (fake, real)", path
         ),
-        lambda folder, fake: _fill_with_keras(architecture, path, folder, fake.output),
     )
-
-
-def _fill_with_keras(
-    architecture: Architecture, path: Path, folder: Path, fake_output: int = 0
-) -> None:
-    """`fill_with_keras` in a process of its own, on TensorFlow: this one may need torch later."""
-    repository = Path(__file__).resolve().parent.parent
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.published", architecture.name]
-        + [str(path.resolve()), str(folder.resolve()), str(fake_output)],
-        cwd=repository,
-        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
-        capture_output=True,
-        encoding="utf-8",
-        errors="backslashreplace",
-    )
-    if done.returncode:
-        reason = done.stderr.strip() or f"the import ended with code {done.returncode}"
-        raise UserError(f"{path}: {reason.splitlines()[-1]}")
-
-
-def fill_with_keras(
-    architecture: Architecture, path: Path, folder: Path, fake_output: int = 0
-) -> None:
-    """Write the graph and the weights of a Keras network that others trained into `folder`.
-
-    `fake_output`: with 1 the weights mean P(fake), with 0 P(real). Raises ValueError where the file
-    holds another network.
-    """
-    from pipeline.keras_export import WEIGHTS, export_graph  # before another imports TensorFlow
-
-    from models.published import load_reversed  # isort: skip
-
-    model = architecture.build()
-    try:
-        if fake_output == 1:
-            model.load_weights(path)
-        else:
-            load_reversed(model, path)
-    except (ValueError, KeyError, OSError) as error:
-        raise ValueError(
-            f"these are not the weights of a {architecture.name} with the usual head "
-            f"({str(error).splitlines()[0]})."
-        ) from None
-    if architecture.name == "efficientnet_b0":
-        from models.efficientnet import set_normalization
-
-        set_normalization(model)  # theirs is spread over two layers, ours is in one
-    export_graph(model, folder / GRAPH)
-    model.save_weights(folder / WEIGHTS)
 
 
 def _hugging_face(folder: Path) -> Published:
@@ -231,57 +134,4 @@ def _hugging_face(folder: Path) -> Published:
         "torch",
         files_of(folder),
         lambda fake_labels: fake_labels.choose(labels_of(folder), folder),
-        lambda target, fake: _fill_with_torch(architecture, folder, target, fake),
     )
-
-
-def _fill_with_torch(
-    architecture: Architecture, folder: Path, target: Path, fake: FakeClass
-) -> None:
-    from pipeline.hugging_face import classifier_of
-    from pipeline.torch_export import export_graph
-    from pipeline.torch_weights import WEIGHTS
-
-    network, is_plain = classifier_of(folder, architecture, fake)
-    export_graph(network, architecture.input_size, target / GRAPH)
-    if is_plain:
-        from safetensors.torch import save_file
-
-        save_file(network.state_dict(), target / WEIGHTS)
-
-
-def _convert(published: Published, folder: Path, weights: Path, fake: FakeClass | None) -> None:
-    if importlib.util.find_spec(published.needs) is None:
-        framework = {"tensorflow": "TensorFlow", "torch": "torch"}[published.needs]
-        raise UserError(
-            f"{weights}: importing published weights, which is done once, needs {framework}: "
-            "pip install -r requirements.txt"
-        )
-    require_memory("the import of published weights", LEAST_TO_TRAIN)
-    print(f"Importing {weights} (once; it takes some seconds to start)…", file=sys.stderr)
-    description = {
-        "name": published.name,
-        "architecture": published.architecture.name,
-        "input": describe_input(published.architecture, published.resize_filter),
-        "face": {"mode": "none", "margin": 1.0},
-        "calibration": {
-            "temperature": 1.0,
-            "threshold": 0.5,
-            "uncertain_from": 0.5,
-            "rule": "as published, not calibrated",
-        },
-        "metrics": {},
-        "training": {"start": "published", "source": published.source},
-    }
-    if fake:
-        description["fake_class"] = fake.as_section()
-    with write_detector(folder, description) as new:
-        published.fill(new, fake)
-
-
-if __name__ == "__main__":
-    name, weights, target, fake_output = sys.argv[1:]
-    try:
-        fill_with_keras(ARCHITECTURES[name], Path(weights), Path(target), int(fake_output))
-    except ValueError as error:
-        sys.exit(str(error))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.calibration import DEFAULT_RULE, RULES
-from pipeline.commands import run, script_parser
+from pipeline.command_line import run, script_parser
 from pipeline.dataset import load_dataset
 from pipeline.detector import INT8_GRAPH, change_detector, load_detector
 from pipeline.errors import UserError

@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.metrics import roc_curve
 
 from pipeline.calibration import MISSED_FAKES, equal_width_bins, in_words
-from pipeline.commands import run, script_parser
+from pipeline.command_line import run, script_parser
 from pipeline.detector import change_detector, load_detector
 from pipeline.model_index import card_head
 from pipeline.shares import wilson

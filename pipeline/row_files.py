@@ -12,12 +12,13 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.files import atomic_write, set_aside
-from pipeline.inputs import Photo
+from pipeline.photo import Photo
 from pipeline.row_formats import FORMATS, Csv, JsonLines, fields_in, not_rows, read_records
 from pipeline.row_lock import OutputLock
 from pipeline.row_parquet import import_pyarrow, read_parquet, write_parquet
 from pipeline.row_table import TableWriter, count
-from pipeline.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row, RowWriter
+from pipeline.row_writer import RowWriter
+from pipeline.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row
 from pipeline.run_settings import (
     RunSettings,
     move_note,

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TextIO
 
-from pipeline.rows import Row, RowWriter, by_face
+from pipeline.row_writer import RowWriter
+from pipeline.rows import Row, by_face
 
 # Red, green, yellow, magenta; and bold where networks do not agree.
 _COLOURS = {"fake": 31, "real": 32, "uncertain": 33, "error": 35, "no": 1}

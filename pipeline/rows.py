@@ -1,4 +1,4 @@
-"""The result rows of scoring, one a face, and where they go.
+"""The result rows of scoring, one a face.
 
 A file of rows has the same columns in the same order, whatever its format (row_files.py). Where
 several networks score, each face has a row of each of them and there is one more column, agreement.
@@ -8,8 +8,6 @@ a frame has its `time`, and the rows that sum up the video and each face in it h
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-
-from pipeline.inputs import Photo
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -54,35 +52,6 @@ FIELDS = COMPARED_FIELDS[:-1]  # where one network scores
 # The fields that are numbers; agreement is a truth value, all others are text.
 WHOLE_NUMBERS = ("face", "left", "top", "right", "bottom", "frames")
 FRACTIONS = ("face_score", "fake_probability", "threshold", "time", "median", "fake_share")
-
-
-class RowWriter:
-    """Where rows go; row_files.open_output makes one. A context manager, to be left in any case.
-
-    `done` holds the paths of the photos that an earlier run has scored, `retried` counts those
-    that ended in an error there and are to be tried again.
-    """
-
-    def __init__(self):
-        self.done: set[str] = set()
-        self.retried = 0
-
-    def watch(self, photos: Iterable[Photo]) -> Iterable[Photo]:
-        """The photos as they are to be scored, for an output that shows pictures of them."""
-        return photos
-
-    def write(self, rows: list[Row]) -> None:
-        """Take all rows of one photo or video. When it returns, kill -9 can no longer undo them."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Finish the output; also after Ctrl-C or an error."""
-
-    def __enter__(self) -> "RowWriter":
-        return self
-
-    def __exit__(self, *_exception) -> None:
-        self.close()
 
 
 def by_face(rows: Iterable[Row]) -> list[list[Row]]:

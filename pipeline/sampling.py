@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.dataset import CLASS_NAMES, FAKE, REAL, Sample
+from pipeline.dataset import Sample
 from pipeline.errors import UserError
+from pipeline.labels import CLASS_NAMES, FAKE, REAL
 
 BALANCES = ("none", "class", "generator")
 SELF_BLENDED = "self-blended"  # the generator of forgeries made on the fly

@@ -17,7 +17,6 @@ from pipeline import pictures
 from pipeline.errors import ImageError, UserError
 from pipeline.heat_maps import NO_EXPLAINER, Explained, HeatMaps, can_explain
 from pipeline.images import PHOTO_SUFFIXES, read_image
-from pipeline.inputs import Photo
 from pipeline.installed import (
     NO_DETECTOR,
     Installed,
@@ -25,6 +24,7 @@ from pipeline.installed import (
     find_installed,
     find_left_out,
 )
+from pipeline.photo import Photo
 from pipeline.rows import COMPARED_FIELDS, FIELDS, Row
 from pipeline.scoring import Scored
 from pipeline.service_metrics import Metrics

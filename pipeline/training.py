@@ -16,13 +16,14 @@ from models import ARCHITECTURES, Architecture
 from pipeline import hub, keras_backend
 from pipeline.audit import audited_dataset
 from pipeline.augmentation import show_augmentation
-from pipeline.dataset import FAKE, REAL, Dataset, fingerprint, load_dataset, missing_class
+from pipeline.dataset import Dataset, fingerprint, load_dataset, missing_class
 from pipeline.detector import WEIGHTS
 from pipeline.engine import Engine, Plan, Recipe, is_first_process
 from pipeline.errors import UserError
 from pipeline.faces import DEFAULT_MARGIN
 from pipeline.files import atomic_write
 from pipeline.finishing import DetectorSpec, code_revision, finish_training
+from pipeline.labels import FAKE, REAL
 from pipeline.machine import limit_libraries
 from pipeline.memory import keep_freed_memory
 from pipeline.out_of_memory import LEAST_TO_TRAIN, require_memory
@@ -49,12 +50,12 @@ class TrainingOptions:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Self:
-        """From what `commands.training_arguments` gives."""
+        """From what `training_arguments` gives."""
         return cls(args.resume, args.workers, args.threshold_rule, args.data_licence)
 
 
 def train_detector(args: argparse.Namespace) -> dict | None:
-    """Train as `commands.training_arguments` says and write the detector folder.
+    """Train as `training_arguments` says and write the detector folder.
 
     Returns its description; None where only the augmentation was to be shown, and in all but the
     first of several processes. Raises UserError, before anything slow where that can be.

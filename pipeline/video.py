@@ -1,4 +1,4 @@
-"""Rows of videos: faces followed from frame to frame, what sums them up, and the timeline.
+"""Rows of videos: faces followed from frame to frame, and what sums them up.
 
 A frame is scored as a photo is. All rows of a video have its path; a frame's rows have its `time`,
 and `face` is the same number for the same face in all frames. Behind them stand the rows that sum
@@ -13,15 +13,10 @@ at the same place goes on under the same number, and who jumps across the pictur
 import itertools
 import statistics
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
-from pipeline.frames import Video
-from pipeline.inputs import Photo
+from pipeline.photo import Clip, Photo
 from pipeline.rows import Row, by_face
 from pipeline.scoring import Scored
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 MIN_IOU = 0.2  # low, for seconds may lie between two frames
 LONGEST_ABSENCE = 2  # frames in which a face may be missing before it counts as another
@@ -41,34 +36,6 @@ def join(scored: Iterable[Scored], verdict: Callable[[str, float], str]) -> Iter
         else:
             rows = _rows_of_video(video, group, verdict)
             yield Scored(Photo(video.path), rows, [None] * len(rows))
-
-
-def draw_timeline(rows: list[Row]) -> "Figure | None":
-    """Draw fake_probability over the time of a video, a line a face and model.
-
-    `rows` are all rows of one photo or video. None where there is no frame that shows a face.
-    """
-    frames = [row for row in rows if row.is_frame and row.fake_probability is not None]
-    if not frames:
-        return None
-    from matplotlib.figure import Figure
-
-    models = list(dict.fromkeys(row.model for row in frames))
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    axes = figure.subplots()
-    lines: dict[tuple, list[Row]] = {}
-    for row in frames:
-        lines.setdefault((row.face, row.model), []).append(row)
-    for (face, model), of_line in lines.items():
-        named = f"face {face}" + (f", {model}" if len(models) > 1 else "")
-        times = [row.time for row in of_line]
-        axes.plot(times, [row.fake_probability for row in of_line], ".-", linewidth=1, label=named)
-    for threshold in dict.fromkeys(row.threshold for row in frames):
-        axes.axhline(threshold, color="0.4", linestyle="--", linewidth=1, label="threshold")
-    axes.set(xlabel="seconds", ylabel="fake_probability", ylim=(0, 1))
-    if len(lines) <= 12:  # more would cover the figure
-        figure.legend(loc="outside right upper", fontsize="small")
-    return figure
 
 
 class _Tracks:
@@ -113,7 +80,7 @@ def _iou(box: tuple, other: tuple) -> float:
 
 
 def _rows_of_video(
-    video: Video, frames: Iterable[Scored], verdict: Callable[[str, float], str]
+    video: Clip, frames: Iterable[Scored], verdict: Callable[[str, float], str]
 ) -> list[Row]:
     """The rows of all frames, then of each face, then of the video."""
     rows: list[Row] = []

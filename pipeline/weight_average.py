@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from pipeline.calibration import DEFAULT_RULE, RULES
-from pipeline.commands import positive_float, run, script_parser
+from pipeline.command_line import positive_float, run, script_parser
 from pipeline.dataset import load_dataset
 from pipeline.detector import Detector, load_detector
 from pipeline.errors import UserError

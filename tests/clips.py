@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.frames import Sampling, with_frames
-from pipeline.inputs import Photo
+from pipeline.photo import Photo
 
 av = pytest.importorskip("av")
 

@@ -13,8 +13,9 @@ from PIL import Image
 from models import ARCHITECTURES
 from pipeline import augmentation
 from pipeline.augmentation import NO_AUGMENTATION, Augmentation, augment, show_augmentation
-from pipeline.dataset import FAKE, REAL, Sample
+from pipeline.dataset import Sample
 from pipeline.images import read_image, resize
+from pipeline.labels import FAKE, REAL
 
 PORTRAIT = read_image(Path(__file__).resolve().parent.parent / "samples" / "real_collins.jpg")
 ALWAYS = Augmentation(

@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks import probes, readme_tables, results, subsets
 from benchmarks.measuring import measure
-from pipeline.dataset import FAKE, REAL, Dataset, Sample
+from pipeline.dataset import Dataset, Sample
+from pipeline.labels import FAKE, REAL
 from pipeline.metrics import Estimate
 from tests.shared import SHARED, needs_shared
 

@@ -21,7 +21,7 @@ from pipeline.cluster import DEATHS, Parts, score_unit
 from pipeline.cluster_listing import list_photos
 from pipeline.detector import load_detector
 from pipeline.errors import UserError
-from pipeline.inputs import Photo
+from pipeline.photo import Photo
 from pipeline.rows import FIELDS, Row
 from pipeline.scoring import Scorer
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES, links
@@ -263,7 +263,7 @@ COUNTING = """
 import sys, threading, time
 import numpy as np
 from pipeline.cluster import Settings, Worker
-from pipeline.inputs import Photo
+from pipeline.photo import Photo
 
 running, most, lock = 0, 0, threading.Lock()
 def read():

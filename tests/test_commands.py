@@ -434,7 +434,8 @@ def test_scoring_imports_no_framework(own_cache):
     code = f"""
 import sys
 from pathlib import Path
-from pipeline.commands import Network, score_photos, scoring_parser
+from pipeline.opening import Network
+from pipeline.scoring_command import score_photos, scoring_parser
 meso4 = Network(("meso4",), training="train_meso.py")
 args = scoring_parser("", meso4).parse_args([{str(SAMPLES)!r}, "--weights", {str(DETECTOR)!r}])
 assert score_photos(args, meso4) == 0
@@ -455,7 +456,8 @@ def test_memory_does_not_grow_with_the_number_of_photos(own_cache, tmp_path):
     Image.effect_noise((128, 128), 50).save(picture)
     code = f"""
 import resource, sys
-from pipeline.commands import Network, score_photos, scoring_parser
+from pipeline.opening import Network
+from pipeline.scoring_command import score_photos, scoring_parser
 meso4 = Network(("meso4",), training="train_meso.py")
 args = scoring_parser("", meso4).parse_args([*sys.argv[1:], "--weights", {str(DETECTOR)!r}])
 assert score_photos(args, meso4) == 0

@@ -9,7 +9,7 @@ from pipeline.cropping import CropSettings, largest_faces
 from pipeline.errors import ImageError
 from pipeline.frames import Sampling, with_frames
 from pipeline.images import read_image
-from pipeline.inputs import Photo
+from pipeline.photo import Photo
 from tests.clips import make_clip, numbered, piped
 from tests.conftest import SAMPLES
 from tests.test_frame_pixels import with_matrix

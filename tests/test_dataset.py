@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.dataset import FAKE, REAL, Sample, fingerprint, load_dataset, load_samples
+from pipeline.dataset import Sample, fingerprint, load_dataset, load_samples
 from pipeline.dataset import split_by_group as split
 from pipeline.errors import UserError
+from pipeline.labels import FAKE, REAL
 from tests.shared import SHARED, needs_shared
 
 

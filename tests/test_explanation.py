@@ -19,7 +19,7 @@ from pipeline.detector import GRAPH, Detector, load_detector, write_detector
 from pipeline.errors import UserError
 from pipeline.explanation import WEIGHTS, Explainer, HeatMapFolder, overlay, picture_name
 from pipeline.images import read_image, resize
-from pipeline.inputs import Photo
+from pipeline.photo import Photo
 from pipeline.row_files import read_rows
 from pipeline.rows import Row
 from pipeline.runtime import Runtime
@@ -514,7 +514,7 @@ def test_hirescam_as_its_paper_defines_it(tmp_path):
 @needs_shared
 def test_published_weights_are_explained_too(own_cache):
     """The import keeps the weights beside the graph, turned round as the graph is."""
-    from pipeline.published import import_published
+    from pipeline.importing import import_published
 
     detector = import_published(SHARED / "mesonet" / "Meso4_DF.h5")
     [heat] = Explainer(detector).heat_maps(face()[None])

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.commands import Network, open_detector, open_detectors
 from pipeline.comparison_entries import find
 from pipeline.errors import UserError
 from pipeline.fake_class import FakeLabels, meaning
 from pipeline.hugging_face_folder import architecture_of, labels_in, labels_of
-from pipeline.published import import_published
+from pipeline.importing import import_published
+from pipeline.opening import Network, open_detector, open_detectors
 from tests.shared import SHARED, needs_shared
 from tests.test_published import cache, faces, scored, their_probability, vit_classifier
 from tests.tiny_dataset import make_dataset

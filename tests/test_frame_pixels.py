@@ -11,7 +11,7 @@ from pipeline.errors import ImageError
 from pipeline.frame_pixels import frame_pixels, upright
 from pipeline.frames import Sampling, with_frames
 from pipeline.images import read_image
-from pipeline.inputs import Photo
+from pipeline.photo import Photo
 from pipeline.scoring import Scorer
 from tests.clips import make_clip
 from tests.conftest import REPOSITORY

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import ImageError
 from pipeline.frames import Sampling, with_frames
-from pipeline.inputs import Photo
+from pipeline.photo import Photo
 from tests.clips import make_clip, number_of, numbered, piped, seen
 from tests.conftest import SAMPLES
 from tests.shared import SHARED, needs_shared

@@ -19,7 +19,8 @@ from pipeline import html_report
 from pipeline.errors import UserError
 from pipeline.html_report import THUMBNAIL_SIDE, PictureKeeper
 from pipeline.images import read_image
-from pipeline.inputs import Photo, find_photos
+from pipeline.inputs import find_photos
+from pipeline.photo import Photo
 from pipeline.row_files import open_output, read_rows
 from pipeline.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row
 from tests.conftest import REPOSITORY, SAMPLES

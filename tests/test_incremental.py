@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from pipeline import incremental
 from pipeline.augmentation import NO_AUGMENTATION
-from pipeline.commands import incremental_arguments, training_arguments
 from pipeline.dataset import Sample, load_dataset
 from pipeline.detector import load_detector
 from pipeline.errors import UserError
@@ -19,6 +18,7 @@ from pipeline.incremental import choose_replay, measure, new_dataset
 from pipeline.precision import FEWEST_FACES
 from pipeline.recipes import AS_TRAINED
 from pipeline.training import seed_after, train_detector
+from pipeline.training_arguments import incremental_arguments, training_arguments
 from pipeline.versions import current_version, versions_of
 from tests.conftest import DETECTOR
 from tests.tiny_dataset import make_dataset

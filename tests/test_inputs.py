@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.inputs import Photo, find_photos
+from pipeline.inputs import find_photos
+from pipeline.photo import Photo
 
 
 def make(folder: Path, *names: str) -> None:

@@ -24,7 +24,7 @@ from pipeline.detector import load_detector  # isort: skip
 from pipeline.errors import UserError  # isort: skip
 from pipeline.images import resize  # isort: skip
 from pipeline.runs import read_history  # isort: skip
-from pipeline.runtime import Runtime  # isort: skip
+from pipeline.runtime import Runtime
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])

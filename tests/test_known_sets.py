@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dataset import FAKE, REAL
 from pipeline.errors import UserError
 from pipeline.known_sets import KNOWN_SETS, describe_known_sets, files_of
+from pipeline.labels import FAKE, REAL
 
 
 def lay_out(root: Path, *names: str) -> Path:

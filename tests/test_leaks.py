@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.audit import LEAK_AUC, audit_dataset
-from pipeline.dataset import FAKE, REAL, Sample, load_dataset
+from pipeline.dataset import Sample, load_dataset
+from pipeline.labels import FAKE, REAL
 from pipeline.leaks import measure_leaks, share_of_fakes
 
 seeds = st.integers(0, 2**32 - 1)

@@ -14,7 +14,7 @@ import pytest
 from pipeline.detector import load_detector
 from pipeline.frames import Sampling, with_frames
 from pipeline.images import read_image
-from pipeline.inputs import Photo
+from pipeline.photo import Photo
 from pipeline.row_files import read_rows
 from pipeline.scoring import Scorer
 from pipeline.video import join

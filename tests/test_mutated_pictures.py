@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.detector import load_detector
 from pipeline.images import read_image
-from pipeline.inputs import Photo
+from pipeline.photo import Photo
 from pipeline.row_files import read_rows
 from pipeline.scoring import Scorer
 from tests.conftest import DETECTOR

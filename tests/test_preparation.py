@@ -17,10 +17,11 @@ import skimage.data
 
 from pipeline.crop_journal import Crop, PlannedFile
 from pipeline.cropping import CropSettings
-from pipeline.dataset import FAKE, REAL, load_dataset
+from pipeline.dataset import load_dataset
 from pipeline.errors import UserError
 from pipeline.images import read_image
 from pipeline.known_sets import SourceFile
+from pipeline.labels import FAKE, REAL
 from pipeline.preparation import (
     find_files,
     make_crops,

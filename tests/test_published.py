@@ -10,14 +10,11 @@ import pytest
 from models import ARCHITECTURES
 from pipeline import keras_backend
 from pipeline.errors import UserError
+from pipeline.graphs import cache_folder
 from pipeline.images import read_image, resize
-from pipeline.published import (
-    MESONET,
-    find_published,
-    import_published,
-    mesonet_file,
-)
-from pipeline.runtime import Runtime, cache_folder
+from pipeline.importing import import_published
+from pipeline.published import MESONET, find_published, mesonet_file
+from pipeline.runtime import Runtime
 from tests.conftest import SAMPLES
 from tests.shared import SHARED, needs_shared
 

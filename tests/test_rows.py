@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.row_files import open_output, read_rows
 from pipeline.row_table import Summary, TableWriter
-from pipeline.rows import COMPARED_FIELDS, FIELDS, Row, RowWriter, by_face
+from pipeline.row_writer import RowWriter
+from pipeline.rows import COMPARED_FIELDS, FIELDS, Row, by_face
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = ("meso4",)

@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from models import ARCHITECTURES, Architecture, PixelScaling
 from pipeline import processor, runtime
 from pipeline.errors import UserError
+from pipeline.graphs import cache_folder
 from pipeline.images import read_image, resize
-from pipeline.runtime import Runtime, cache_folder
+from pipeline.runtime import Runtime
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 NAMES = ("meso4", "mesoinception4")

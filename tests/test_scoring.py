@@ -14,7 +14,8 @@ from PIL import Image
 from pipeline import faces
 from pipeline.detector import load_detector
 from pipeline.images import read_image
-from pipeline.inputs import Photo, find_photos
+from pipeline.inputs import find_photos
+from pipeline.photo import Photo
 from pipeline.rows import Row
 from pipeline.scoring import Scorer, _parts
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES
@@ -182,7 +183,8 @@ def test_batches_have_few_sizes_and_leave_nothing_out(number, largest):
 def test_one_photo_loads_only_what_it_needs():
     code = f"""
 import sys
-from pipeline.commands import Network, score_photos, scoring_parser
+from pipeline.opening import Network
+from pipeline.scoring_command import score_photos, scoring_parser
 meso4 = Network(("meso4",), training="train_meso.py")
 args = [{str(SAMPLES / "real_collins.jpg")!r}, "--weights", {str(DETECTOR)!r}]
 assert score_photos(scoring_parser("", meso4).parse_args(args), meso4) == 0

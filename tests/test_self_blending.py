@@ -12,9 +12,10 @@ from PIL import Image
 from models import ARCHITECTURES
 from pipeline import self_blending
 from pipeline.augmentation import NO_AUGMENTATION, show_augmentation
-from pipeline.dataset import FAKE, REAL, Sample
+from pipeline.dataset import Sample
 from pipeline.faces import FaceFinder
 from pipeline.images import read_image, resize
+from pipeline.labels import FAKE, REAL
 from pipeline.self_blending import (
     BLENDING_RATIOS,
     SelfBlender,

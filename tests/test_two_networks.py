@@ -16,7 +16,8 @@ from pipeline import scoring
 from pipeline.detector import load_detector
 from pipeline.faces import FaceFinder
 from pipeline.images import read_image
-from pipeline.inputs import Photo, find_photos
+from pipeline.inputs import find_photos
+from pipeline.photo import Photo
 from pipeline.row_files import read_rows
 from pipeline.row_table import Summary, TableWriter
 from pipeline.rows import COMPARED_FIELDS, Row

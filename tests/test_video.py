@@ -14,11 +14,12 @@ import pytest
 from pipeline.errors import ImageError
 from pipeline.frames import Sampling, with_frames
 from pipeline.images import read_image
-from pipeline.inputs import Photo
+from pipeline.photo import Photo
 from pipeline.row_files import open_output, read_rows
 from pipeline.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row
 from pipeline.scoring import Scored
-from pipeline.video import _Tracks, draw_timeline, join
+from pipeline.timeline import draw_timeline
+from pipeline.video import _Tracks, join
 from tests.clips import make_clip, number_of, numbered, seen
 from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
 from tests.test_rows import MODELS, face
