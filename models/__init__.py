@@ -32,6 +32,9 @@ class PixelScaling:
 ZERO_TO_ONE = PixelScaling(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
 MINUS_ONE_TO_ONE = PixelScaling(mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5))
 AS_THEY_ARE = PixelScaling(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # 0…255
+CLIP = PixelScaling(
+    mean=(122.7709383, 116.7460125, 104.09373615), std=(68.5005327, 66.6321579, 70.32316305)
+)
 IMAGENET = PixelScaling(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 
 
@@ -111,6 +114,7 @@ ARCHITECTURES = {
             "NCHW",
         ),
         Architecture("vit", "models.vit:vit", 224, MINUS_ONE_TO_ONE, "NCHW"),
+        Architecture("vit_clip", "models.vit:vit_clip", 224, CLIP, "NCHW"),
         Architecture(
             "vit_small_patch16_224",
             "models.vit:vit_small_patch16_224",

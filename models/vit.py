@@ -7,11 +7,16 @@ in one layer; `split_attention` takes it apart so that LoRA can adapt some of th
 Where shapes change, a name ends in its axes: N pictures, T tokens, D numbers of a token.
 """
 
+from functools import partial
+
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torch.nn.functional import layer_norm
 
-HEAD = ("head",)
+HEAD = ("head", "head.linear")
+CLIP_BLOCKS = (7, 8, 9, 10, 11, 12)  # whose class tokens vit_clip's head sees, counted from 1
 LORA_TARGETS = ("query", "value")
 SAVED_WITH_ADAPTER = ("head",)
 # Where on the Hugging Face hub the ImageNet weights are (ImageNet-21k, then 1k).
@@ -35,6 +40,55 @@ def vit_small_patch16_224(dropout: float = 0.0) -> nn.Module:
 def vit_tiny_patch16_224(dropout: float = 0.0) -> nn.Module:
     """ViT-Ti/16: (N, 3, 224, 224) in -1…1 → (N, 1) logits of fake. From scratch."""
     return timm.create_model("vit_tiny_patch16_224", num_classes=1, drop_rate=dropout)
+
+
+def vit_clip(dropout: float = 0.0) -> nn.Module:
+    """CLIP's ViT-B/16: (N, 3, 224, 224), scaled as CLIP's are, → (N, 1) logits of fake. From
+    scratch; what makes it worth having are CLIP's weights (clip_weights.py)."""
+    return _ClipViT(drop_rate=dropout)
+
+
+class _ClassTokens(nn.Module):
+    """Class tokens of several blocks, each brought to mean 0 and variance 1, into one linear layer:
+    (N, blocks, D) → (N, 1)."""
+
+    def __init__(self, blocks: int, width: int):
+        super().__init__()
+        self.linear = nn.Linear(blocks * width, 1)
+
+    def forward(self, x_NBD: torch.Tensor) -> torch.Tensor:
+        return self.linear(layer_norm(x_NBD, x_NBD.shape[-1:]).flatten(1))
+
+
+class _ClipViT(VisionTransformer):
+    """timm's vit_base_patch16_clip_quickgelu_224 with a head that sees the class tokens of the
+    CLIP_BLOCKS: what tells a forgery lies in the middle blocks more than in the last one (Koutlis
+    and Papadopoulos, "Leveraging Representations from Intermediate Encoder-blocks for Synthetic
+    Image Detection", ECCV 2024)."""
+
+    def __init__(self, drop_rate: float):
+        super().__init__(
+            pre_norm=True,
+            norm_layer=partial(nn.LayerNorm, eps=1e-5),
+            act_layer="quick_gelu",
+            num_classes=0,
+        )
+        self.norm = nn.Identity()  # it would follow the last block, of which the head sees the rest
+        self.head = _ClassTokens(len(CLIP_BLOCKS), self.embed_dim)
+        self.head_drop = nn.Dropout(drop_rate)
+
+    def class_tokens(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, 224, 224) → (N, blocks, D): what the head sees."""
+        x_NTD = self.norm_pre(self._pos_embed(self.patch_embed(x)))
+        tokens = []
+        for number, block in enumerate(self.blocks, start=1):
+            x_NTD = block(x_NTD)
+            if number in CLIP_BLOCKS:
+                tokens.append(x_NTD[:, 0])
+        return torch.stack(tokens, dim=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.head_drop(self.class_tokens(x)))
 
 
 def packaged_imagenet() -> None:

@@ -48,6 +48,9 @@ class Augmentation:
     soften: float = 0.0  # shrink to 12–30 % and grow back, or Gaussian blur, sigma 1.5–3.5 pixels
     sharpen: float = 0.0  # unsharp masking, sigma 0.5–2 pixels, amount 0.3–1.5
     screenshot: float = 0.0  # shown at 60–180 %, on a grid that is shifted, and saved from there
+    # What makes all sources alike: one of its own for each way that a picture comes to a detector.
+    margin: float = 0.0  # cut the face out at 1.1–2.2 of its side, if the training finds one
+    resave: float = 0.0  # brought to 96–256 pixels and saved as JPEG or WebP, once or twice
 
 
 NO_AUGMENTATION = Augmentation(flip=0, crop=0, rescale=0, blur=0, noise=0, brightness=0, jpeg=0,
@@ -55,14 +58,24 @@ NO_AUGMENTATION = Augmentation(flip=0, crop=0, rescale=0, blur=0, noise=0, brigh
 
 
 def augment(
-    image: np.ndarray, size: int, filter: str, recipe: Augmentation, random: np.random.Generator
+    image: np.ndarray,
+    size: int,
+    filter: str,
+    recipe: Augmentation,
+    random: np.random.Generator,
+    face: tuple[float, float, float, float] | None = None,
 ) -> np.ndarray:
     """Change a picture at random: (height, width, 3) uint8 RGB → (size, size, 3) uint8.
 
     Cropping works on the full picture; `filter` brings it to `size` as scoring does; the other
     changes follow in the order in which photos meet them: rescaling, blur, noise, light, files.
-    The same state of `random` gives the same picture.
+    `face` is where the face lies (left, top, right, bottom), of which `margin` cuts. The same state
+    of `random` gives the same picture.
     """
+    if recipe.margin and random.random() < recipe.margin and face is not None:
+        image = _cut_out(image, face, random)
+    if recipe.resave and random.random() < recipe.resave:
+        image = _resave(image, random)
     if random.random() < recipe.crop:
         image = _crop(image, recipe.smallest_crop, random)
     image = resize(image, size, filter)
@@ -137,6 +150,55 @@ def _crop(image: np.ndarray, smallest: float, random: np.random.Generator) -> np
     top = random.integers(height - new_height + 1)
     left = random.integers(width - new_width + 1)
     return image[top : top + new_height, left : left + new_width]
+
+
+def _cut_out(
+    image: np.ndarray, face: tuple[float, float, float, float], random: np.random.Generator
+) -> np.ndarray:
+    """A square around the face, as scoring cuts it but for its margin and place."""
+    height, width = image.shape[:2]
+    left, top, right, bottom = face
+    side = random.uniform(1.1, 2.2) * max(right - left, bottom - top)
+    side = max(1, min(round(side), height, width))
+    shift = random.uniform(-0.05, 0.05, 2) * side
+    left = min(max(round((left + right - side) / 2 + shift[0]), 0), width - side)
+    top = min(max(round((top + bottom - side) / 2 + shift[1]), 0), height - side)
+    return image[top : top + side, left : left + side]
+
+
+def _resave(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A square picture of another size, out of one or two files, as the ways to a detector have it:
+    otherwise sizes and qualities would tell the sources of the pictures apart."""
+    for smallest in (96, 112)[: 1 if random.random() < 0.6 else 2]:
+        side = round(np.exp(random.uniform(np.log(smallest), np.log(256))))
+        filter = int(random.choice(_FILTERS))
+        if side < 0.6 * min(image.shape[:2]) and random.random() < 0.7:
+            filter = cv2.INTER_AREA
+        image = cv2.resize(image, (side, side), interpolation=filter)
+        kind = random.random()
+        if kind < 0.08:
+            image = _blur(image, random)
+        elif kind < 0.16:
+            image = _sharpen(image, random)
+        elif kind < 0.24:
+            image = _noise(image, random)
+        if random.random() < 0.92:
+            image = _save(image, random)
+    return image
+
+
+def _save(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    if random.random() < 0.25:
+        return recompress(image, ".webp", [cv2.IMWRITE_WEBP_QUALITY, int(random.integers(40, 96))])
+    sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
+    if random.random() < 0.3:
+        sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+    quality = int(random.integers(40, 98))
+    return recompress(
+        image,
+        ".jpg",
+        [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling],
+    )
 
 
 def _rescale(image: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -7,6 +7,7 @@ their batch, too.
 
 import os
 import threading
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from models import Architecture
 from pipeline.augmentation import augment
 from pipeline.dataset import Dataset
 from pipeline.engine import Recipe
+from pipeline.faces import Face, FaceFinder
 from pipeline.images import read_image, resize
 from pipeline.machine import ROOT, usable_memory
 from pipeline.pixels import shrink
@@ -51,6 +53,27 @@ class PictureCache:
         return picture
 
 
+class FaceOf:
+    """Where a picture's largest face lies; each is looked for once. Any thread may ask."""
+
+    def __init__(self):
+        self._finder = FaceFinder()
+        self._boxes: dict[Path, tuple[float, float, float, float] | None] = {}
+
+    def __call__(self, path: Path, image: np.ndarray) -> tuple[float, float, float, float] | None:
+        """(left, top, right, bottom) in pixels of `image`, (H, W, 3) uint8, which is what stands at
+        `path`; None where no face is found."""
+        if path not in self._boxes:
+            faces = self._finder.find(image)
+            # Rounded, so that no last digit of the face detector's can move a crop.
+            self._boxes[path] = _rounded(faces[0]) if faces else None
+        return self._boxes[path]
+
+
+def _rounded(face: Face) -> tuple[float, float, float, float]:
+    return tuple(float(round(x)) for x in (face.left, face.top, face.right, face.bottom))
+
+
 @dataclass(frozen=True)
 class Share:
     """Which part of every step is this process's: that of its `rank` (from 0) among `world_size`
@@ -74,7 +97,8 @@ class Batches:
     of it instead, whose part of the area is one minus a share from Beta(cutmix, cutmix) before what
     lies outside is cut off, and the labels are mixed by the areas (Yun et al., "CutMix:
     Regularization Strategy to Train Strong Classifiers with Localizable Features", ICCV 2019).
-    Only one of the two can be. For `self_blended` and `balance` see sampling.Epochs.
+    Only one of the two can be. For `self_blended` and `balance` see sampling.Epochs. Where
+    `alike` is "group", pictures of one group are changed by the same random numbers.
 
     The attribute `batch_size` counts the pictures of one step in this process. Where several train
     together, each takes another part of the same order, its `share`. `workers` is how many threads
@@ -100,6 +124,7 @@ class Batches:
         self._size, self._recipe, self._share = architecture.input_size, recipe, share
         self._mixing = _mixing(recipe)
         self._blender = SelfBlender(self._size) if recipe.self_blended else None
+        self._face_of = FaceOf() if recipe.augmentation.margin else None
         cache_bytes = a_third_of_the_memory() if cache_bytes is None else cache_bytes
         self._pictures = PictureCache(self._shrink, cache_bytes * 3 // 4)
         self._inputs = PictureCache(self._resize, cache_bytes // 4)
@@ -139,16 +164,20 @@ class Batches:
         return np.stack(list(pixels)), np.array([[s.label] for s in samples], np.float32)
 
     def _augmented(self, epoch: int, number: int) -> np.ndarray:
-        random = np.random.default_rng((self._recipe.seed, epoch, int(number)))
         index = self.epochs.index(number)
-        path = self.epochs.pictures[index].path
+        sample = self.epochs.pictures[index]
+        path, seed = sample.path, int(number)
+        if self._recipe.alike == "group" and sample.group:
+            seed = (int(number) // len(self.epochs.pictures), zlib.crc32(sample.group.encode()))
+        random = np.random.default_rng((self._recipe.seed, epoch, *np.atleast_1d(seed)))
         picture = self._pictures[path]
+        face = self._face_of(path, picture) if self._face_of else None
         if self._blender and index >= self.epochs.first_forgery:
             picture = self._blender.forge(path, picture, random)
         elif self._blender:
             picture = self._blender.alter(picture, random)
         recipe = self._recipe
-        return augment(picture, self._size, recipe.resize_filter, recipe.augmentation, random)
+        return augment(picture, self._size, recipe.resize_filter, recipe.augmentation, random, face)
 
     def _mixed(
         self, epoch: int, numbers: Sequence[int], pixels: np.ndarray, labels: np.ndarray

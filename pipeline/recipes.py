@@ -21,6 +21,7 @@ KERAS = {
     "label_smoothing": 0.0,
     "mixup": 0.0,
     "cutmix": 0.0,
+    "alike": "none",
 }
 TORCH = {
     **KERAS,

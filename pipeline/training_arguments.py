@@ -219,6 +219,11 @@ _SETTINGS: dict[str, dict] = {
         "metavar": "ALPHA",
         "help": "the same by pasting a part of one into the other; not along with --mixup",
     },
+    "alike": {
+        "choices": ("none", "group"),
+        "help": "group: a picture and its forgeries are cut and saved alike, so that nothing but "
+        "the forgery tells them apart",
+    },
     "tuning": {
         "choices": ("full", "lora", "norm", "probe"),
         "help": "which parameters learn: all, LoRA's, the normalization's, the head's",
