@@ -165,7 +165,7 @@ def test_libraries_start_no_more_threads_than_there_is_time_for(tmp_path, many_c
 @pytest.mark.usefixtures("own_cache")
 def test_scoring_in_a_container_computes_with_its_share_of_the_cores(monkeypatch):
     detector = load_detector(DETECTOR)
-    monkeypatch.setattr(runtime, "spare_threads", lambda: 1)
+    monkeypatch.setattr(graphs, "spare_threads", lambda: 1)
     network = runtime.Runtime.of(detector)._network
     assert network.get_property("INFERENCE_NUM_THREADS") == 1
 

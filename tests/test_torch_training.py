@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 import train_vit
 from models import ARCHITECTURES
-from pipeline import commands, torch_progress, torch_trainer
+from pipeline import command_line, torch_progress, torch_trainer
 from pipeline.batches import Batches
 from pipeline.dataset import load_dataset
 from pipeline.detector import GRAPH, load_detector
@@ -121,7 +121,7 @@ def _train(log: str, arguments: list[str], killed, every_step: bool, environment
         _kill(*killed)
     _note_pictures(Path(f"{log}.pictures"))
     sys.argv = ["train_vit.py", *arguments]
-    commands.run(train_vit.main)
+    command_line.run(train_vit.main)
 
 
 def _kill(moment: str, number: int) -> None:

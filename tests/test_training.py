@@ -55,7 +55,7 @@ moment, number, output = sys.argv[1], int(sys.argv[2]), sys.argv[sys.argv.index(
 sys.argv[:3] = ["train_meso.py"]
 
 import train_meso
-from pipeline import commands, keras_callbacks, keras_training, training
+from pipeline import command_line, keras_callbacks, keras_training, training
 
 def kill_after(owner, name, counts=lambda *arguments: True, first=lambda *arguments: None):
     original, calls = getattr(owner, name), []
@@ -86,7 +86,7 @@ match moment:
     case "detector written":
         kill_after(training, "finish_training")
 
-commands.run(train_meso.main)
+command_line.run(train_meso.main)
 """
 
 

@@ -365,7 +365,7 @@ def test_the_command_scores_videos_among_photos(infer, tmp_path):
 def test_a_photo_costs_no_import_of_av():
     program = (
         "import sys; sys.argv = ['infer_meso4.py', sys.argv[1]]\n"
-        "import infer_meso4, pipeline.commands\n"
+        "import infer_meso4, pipeline.scoring_command\n"
         "infer_meso4.main()\n"
         "assert 'av' not in sys.modules and 'matplotlib' not in sys.modules\n"
     )
