@@ -24,9 +24,8 @@ from pipeline.face_windows import (
     windows_around,
 )
 from pipeline.files import sha256_of
-from pipeline.graphs import compiled_graph, ov
+from pipeline.graphs import NOT_FINITE, compiled_graph, ov
 from pipeline.pixels import shrink
-from pipeline.runtime import NOT_FINITE
 
 WEIGHTS_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
 

@@ -26,6 +26,12 @@ if _spared:
     del sys.modules[_CONVERTER]  # whoever asks for it from here on gets it
 
 
+# What a damaged network or memory makes of a picture is no number, and must not pass for "no face".
+NOT_FINITE = (
+    "{} computed no number for it: the network or the memory is damaged; delete the folder "
+    "deepfake-face-detection in the cache folder of your account and score it again"
+)
+
 # Networks go on reading the files that they come from, so these stay mapped: that holds addresses
 # rather than memory.
 _MAPPED: list[np.ndarray] = []

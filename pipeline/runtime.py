@@ -101,19 +101,6 @@ def is_available(precision: str) -> bool:
     return has_bf16(openvino_can) if precision == "bf16" else openvino_can()
 
 
-# What a damaged network or memory makes of a picture is no number, and must not pass for "no face".
-NOT_FINITE = (
-    "{} computed no number for it: the network or the memory is damaged; delete the folder "
-    "deepfake-face-detection in the cache folder of your account and score it again"
-)
-
-# What a damaged network or memory makes of a picture is no number, and must not pass for "no face".
-NOT_FINITE = (
-    "{} computed no number for it: the network or the memory is damaged; delete the folder "
-    "deepfake-face-detection in the cache folder of your account and score it again"
-)
-
-
 def _session_on_card(graph: Path, device: str):
     """An onnxruntime session on the NVIDIA card; None where the CPU is to compute."""
     installed = importlib.util.find_spec("onnxruntime") is not None

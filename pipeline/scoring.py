@@ -13,14 +13,14 @@ import numpy as np
 from pipeline.detector import Detector
 from pipeline.errors import ImageError
 from pipeline.faces import Face, FaceFinder, FaceRegion, crop_region, regions_to_see
-from pipeline.graphs import openvino_core
+from pipeline.graphs import NOT_FINITE, openvino_core
 from pipeline.images import read_image, resize
 from pipeline.machine import usable_cores
 from pipeline.out_of_memory import is_out_of_memory, out_of_memory_in_words
 from pipeline.photo import Photo
 from pipeline.rows import Row, by_face
 from pipeline.run_settings import ModelSettings, RunSettings, version_of
-from pipeline.runtime import NOT_FINITE, Runtime
+from pipeline.runtime import Runtime
 
 
 class Scorer:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import machine, runtime
+from pipeline import graphs, machine, runtime
 from pipeline.batches import a_third_of_the_memory
 from pipeline.detector import load_detector
 from pipeline.machine import usable_cores, usable_memory
