@@ -14,16 +14,16 @@ Exit codes: 0 stopped by Ctrl-C; 2 wrong settings, unusable weights, or no port 
 
 import sys
 
-from pipeline.command_line import run, script_parser
+from pipeline.common.command_line import run, script_parser
 
 
 def main() -> None:
-    from pipeline.service_settings import add_options, read_settings
+    from pipeline.requests.settings import add_options, read_settings
 
     parser = script_parser(__doc__)
     add_options(parser)
     settings = read_settings(options=vars(parser.parse_args()))
-    from pipeline.service_start import serve
+    from pipeline.service.start import serve
 
     serve(settings)
 
@@ -31,9 +31,9 @@ def main() -> None:
 if __name__ == "__main__":
     run(main, requirements="requirements-web.txt")
 else:  # uvicorn backend:app
-    from pipeline.errors import UserError
-    from pipeline.service_routes import create_app
-    from pipeline.service_settings import read_settings
+    from pipeline.common.errors import UserError
+    from pipeline.requests.settings import read_settings
+    from pipeline.service.routes import create_app
 
     try:
         app = create_app(read_settings())

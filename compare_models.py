@@ -34,8 +34,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.command_line import positive_int, run, script_parser, whole_number
-from pipeline.fake_class import add_option
+from pipeline.common.command_line import positive_int, run, script_parser, whole_number
+from pipeline.detectors.fake_class import add_option
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -69,12 +69,12 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main() -> int:
     args = get_args_parser().parse_args()
 
-    from pipeline.comparison import compare  # these need seconds to import
-    from pipeline.comparison_entries import find, read_training_data
-    from pipeline.comparison_figures import draw_all
-    from pipeline.comparison_record import record_unseen
-    from pipeline.comparison_report import summary_table, write_report
-    from pipeline.comparison_scores import score
+    from pipeline.comparison.comparison import compare  # these need seconds to import
+    from pipeline.comparison.entries import find, read_training_data
+    from pipeline.comparison.figures import draw_all
+    from pipeline.comparison.record import record_unseen
+    from pipeline.comparison.report import summary_table, write_report
+    from pipeline.comparison.scores import score
 
     inputs = find(args.detectors, args.data, args.sample, args.grid_sample, args.fake_labels)
     for sentence in inputs.skipped + inputs.failed:

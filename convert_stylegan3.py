@@ -10,8 +10,8 @@ refused. The folder appears whole or not at all; nothing in it is a pickle.
 
 from pathlib import Path
 
-from pipeline.command_line import run, script_parser
-from pipeline.generation import GENERATOR, LICENCE, convert
+from pipeline.common.command_line import run, script_parser
+from pipeline.service.generation import GENERATOR, LICENCE, convert
 
 
 def main() -> None:

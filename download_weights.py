@@ -15,9 +15,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.command_line import run, script_parser
-from pipeline.errors import UserError
-from pipeline.weights import WEIGHTS, Release, download, load_releases, status
+from pipeline.common.command_line import run, script_parser
+from pipeline.common.errors import UserError
+from pipeline.foreign.downloads import WEIGHTS, Release, download, load_releases, status
 
 
 def get_args_parser() -> argparse.ArgumentParser:

@@ -20,9 +20,9 @@ say otherwise; with LoRA, --adapter new merges the old adapter and adds a new on
 --from takes any torch network: ViT, ResNet50, EfficientNet-Lite0.
 """
 
-from pipeline.command_line import run
-from pipeline.recipes import AS_TRAINED, TORCH
-from pipeline.training_arguments import incremental_arguments
+from pipeline.common.command_line import run
+from pipeline.training.recipes import AS_TRAINED, TORCH
+from pipeline.training.training_arguments import incremental_arguments
 
 RECIPE = {
     **TORCH,
@@ -38,7 +38,7 @@ RECIPE = {
 def main() -> int:
     args = incremental_arguments(__doc__, RECIPE)
 
-    from pipeline import incremental  # what it needs takes seconds to import
+    from pipeline.training import incremental  # what it needs takes seconds to import
 
     if args.versions:
         return incremental.list_versions(args.start)

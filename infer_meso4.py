@@ -23,9 +23,9 @@ weights work too (--weights weights/Meso4_DF.h5, see download_weights.py). They 
 pictures, as their authors did, and find few of today's fakes.
 """
 
-from pipeline.command_line import run
-from pipeline.opening import Network
-from pipeline.scoring_command import HOW_TO_GO_ON, score_photos, scoring_parser
+from pipeline.common.command_line import run
+from pipeline.scoring.opening import Network
+from pipeline.scoring.scoring_command import HOW_TO_GO_ON, score_photos, scoring_parser
 
 MESO4 = Network(("meso4",), training="train_meso.py --data dataset/")
 

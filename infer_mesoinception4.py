@@ -16,9 +16,9 @@ download_weights.py). They score whole pictures, as their authors did, and find 
 fakes.
 """
 
-from pipeline.command_line import run
-from pipeline.opening import Network
-from pipeline.scoring_command import HOW_TO_GO_ON, score_photos, scoring_parser
+from pipeline.common.command_line import run
+from pipeline.scoring.opening import Network
+from pipeline.scoring.scoring_command import HOW_TO_GO_ON, score_photos, scoring_parser
 
 MESOINCEPTION4 = Network(
     ("mesoinception4",), training="train_meso.py --data dataset/ --architecture mesoinception4"

@@ -16,9 +16,9 @@ a single exported graph: a LoRA adapter costs nothing here, and neither torch no
 On two cores it scores about 30 faces a second.
 """
 
-from pipeline.command_line import run
-from pipeline.opening import Network
-from pipeline.scoring_command import HOW_TO_GO_ON, score_photos, scoring_parser
+from pipeline.common.command_line import run
+from pipeline.scoring.opening import Network
+from pipeline.scoring.scoring_command import HOW_TO_GO_ON, score_photos, scoring_parser
 
 RESNET50 = Network(("resnet50",), training="train_resnet50.py --data dataset/")
 

@@ -22,9 +22,9 @@ here, and neither torch nor timm is needed. On two cores ViT-Base takes about a 
 face.
 """
 
-from pipeline.command_line import run
-from pipeline.opening import Network
-from pipeline.scoring_command import HOW_TO_GO_ON, score_photos, scoring_parser
+from pipeline.common.command_line import run
+from pipeline.scoring.opening import Network
+from pipeline.scoring.scoring_command import HOW_TO_GO_ON, score_photos, scoring_parser
 
 VIT = Network(
     ("vit", "vit_small_patch16_224", "vit_tiny_patch16_224"),

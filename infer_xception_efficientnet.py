@@ -29,9 +29,9 @@ to look.
 Exit codes: 0 all scored; 1 some photos could not be read; 2 wrong use or no weights; 130 Ctrl-C.
 """
 
-from pipeline.command_line import run
-from pipeline.opening import Network
-from pipeline.scoring_command import HOW_TO_GO_ON, score_photos, scoring_parser
+from pipeline.common.command_line import run
+from pipeline.scoring.opening import Network
+from pipeline.scoring.scoring_command import HOW_TO_GO_ON, score_photos, scoring_parser
 
 XCEPTION = Network(("xception",), training="train_xception.py --data dataset/")
 EFFICIENTNET = Network(

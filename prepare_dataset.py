@@ -25,19 +25,19 @@ import argparse
 import json
 from pathlib import Path
 
-from pipeline.command_line import run, script_parser
-from pipeline.cropping import CropSettings
-from pipeline.errors import UserError
-from pipeline.faces import DEFAULT_MARGIN
-from pipeline.files import atomic_write
-from pipeline.known_sets import describe_known_sets
-from pipeline.preparation import (
+from pipeline.common.command_line import run, script_parser
+from pipeline.common.errors import UserError
+from pipeline.common.files import atomic_write
+from pipeline.data.cropping import CropSettings
+from pipeline.data.known_sets import describe_known_sets
+from pipeline.data.preparation import (
     find_files,
     make_crops,
     plan_splits,
     source_format_leak,
     write_manifest,
 )
+from pipeline.photos.faces import DEFAULT_MARGIN
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -75,7 +75,10 @@ def main() -> int:
     crops, skipped = make_crops(planned, args.output, settings, args.workers)
     dataset = write_manifest(args.output, crops, skipped)
 
-    from pipeline.audit import audit_dataset, format_audit  # seconds, which --list can do without
+    from pipeline.data.audit import (  # seconds, which --list can do without
+        audit_dataset,
+        format_audit,
+    )
 
     audit = audit_dataset(dataset, args.workers)
     if leak := source_format_leak(crops):

@@ -20,10 +20,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from pipeline.command_line import positive_int, probability, run, script_parser
-from pipeline.fake_class import FakeLabels, add_option
-from pipeline.machine import usable_cores
-from pipeline.opening import open_detector
+from pipeline.common.command_line import positive_int, probability, run, script_parser
+from pipeline.common.machine import usable_cores
+from pipeline.detectors.fake_class import FakeLabels, add_option
+from pipeline.scoring.opening import open_detector
 
 
 def arguments():
@@ -57,9 +57,9 @@ def main() -> int:
     args = arguments()
     from tqdm import tqdm
 
-    from pipeline.cluster import Settings, score
-    from pipeline.cluster_listing import list_photos
-    from pipeline.detector import WEIGHTS
+    from pipeline.detectors.detector import WEIGHTS
+    from pipeline.scoring.cluster import Settings, score
+    from pipeline.scoring.cluster_listing import list_photos
 
     labels = FakeLabels(args.fake_labels)
     weights = args.weights or [WEIGHTS / "meso4"]

@@ -23,10 +23,10 @@ EfficientNet-Lite0 trains on 17 to 28 images of 224 pixels a second; from ImageN
 it a validation AUC of 0.955 in three epochs and of 0.978 in seven.
 """
 
-from pipeline.augmentation import Augmentation
-from pipeline.command_line import run
-from pipeline.recipes import KERAS, TORCH
-from pipeline.training_arguments import training_arguments
+from pipeline.common.command_line import run
+from pipeline.feeding.augmentation import Augmentation
+from pipeline.training.recipes import KERAS, TORCH
+from pipeline.training.training_arguments import training_arguments
 
 RECIPES = {
     "efficientnet_b0": {
@@ -54,7 +54,7 @@ RECIPES = {
 def main() -> None:
     args = training_arguments(__doc__, RECIPES)
 
-    from pipeline.training import train_detector  # what it needs takes seconds to import
+    from pipeline.training.training import train_detector  # what it needs takes seconds to import
 
     train_detector(args)
 

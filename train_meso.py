@@ -17,10 +17,10 @@ Diffusion and DFDC fakes, Meso4 reached a validation AUC of 0.79 in 14 epochs an
 more, MesoInception4 0.81 in 16. From scratch, nothing happens for several epochs.
 """
 
-from pipeline.augmentation import Augmentation
-from pipeline.command_line import run
-from pipeline.recipes import KERAS
-from pipeline.training_arguments import training_arguments
+from pipeline.common.command_line import run
+from pipeline.feeding.augmentation import Augmentation
+from pipeline.training.recipes import KERAS
+from pipeline.training.training_arguments import training_arguments
 
 RECIPE = {
     **KERAS,
@@ -40,7 +40,7 @@ RECIPE = {
 def main() -> None:
     args = training_arguments(__doc__, {"meso4": RECIPE, "mesoinception4": RECIPE})
 
-    from pipeline.training import train_detector  # what it needs takes seconds to import
+    from pipeline.training.training import train_detector  # what it needs takes seconds to import
 
     train_detector(args)
 

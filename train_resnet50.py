@@ -16,9 +16,9 @@ the adapter.
 What to expect on two CPU cores: 8 images a second, 15 where the processor has bfloat16.
 """
 
-from pipeline.command_line import run
-from pipeline.recipes import TORCH
-from pipeline.training_arguments import training_arguments
+from pipeline.common.command_line import run
+from pipeline.training.recipes import TORCH
+from pipeline.training.training_arguments import training_arguments
 
 RECIPE = {**TORCH, "epochs": 10, "batch_size": 32, "learning_rate": 3e-4}
 
@@ -26,7 +26,7 @@ RECIPE = {**TORCH, "epochs": 10, "batch_size": 32, "learning_rate": 3e-4}
 def main() -> None:
     args = training_arguments(__doc__, {"resnet50": RECIPE})
 
-    from pipeline.training import train_detector  # what it needs takes seconds to import
+    from pipeline.training.training import train_detector  # what it needs takes seconds to import
 
     train_detector(args)
 

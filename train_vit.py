@@ -19,10 +19,10 @@ the processor has bfloat16), ViT-Ti 19 (33); on a GPU, minutes rather than days.
 
 from dataclasses import replace
 
-from pipeline.augmentation import NO_AUGMENTATION
-from pipeline.command_line import run
-from pipeline.recipes import TORCH
-from pipeline.training_arguments import training_arguments
+from pipeline.common.command_line import run
+from pipeline.feeding.augmentation import NO_AUGMENTATION
+from pipeline.training.recipes import TORCH
+from pipeline.training.training_arguments import training_arguments
 
 RECIPE = {
     **TORCH,
@@ -55,7 +55,7 @@ RECIPES = {
 def main() -> None:
     args = training_arguments(__doc__, RECIPES)
 
-    from pipeline.training import train_detector  # what it needs takes seconds to import
+    from pipeline.training.training import train_detector  # what it needs takes seconds to import
 
     train_detector(args)
 

@@ -18,9 +18,9 @@ the processor has bfloat16. Several GPUs in one machine share each step: automat
 process, or with one process for each GPU under torchrun.
 """
 
-from pipeline.command_line import run
-from pipeline.recipes import KERAS
-from pipeline.training_arguments import training_arguments
+from pipeline.common.command_line import run
+from pipeline.training.recipes import KERAS
+from pipeline.training.training_arguments import training_arguments
 
 RECIPE = {
     **KERAS,
@@ -36,7 +36,7 @@ RECIPE = {
 def main() -> None:
     args = training_arguments(__doc__, {"xception": RECIPE})
 
-    from pipeline.training import train_detector  # what it needs takes seconds to import
+    from pipeline.training.training import train_detector  # what it needs takes seconds to import
 
     train_detector(args)
 

@@ -28,13 +28,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.measuring import machine
 from benchmarks.subsets import evenly, write_table
 from benchmarks.tunings import run_script
-from pipeline.command_line import positive_int, run, whole_number
-from pipeline.comparison_entries import find
-from pipeline.comparison_scores import score
-from pipeline.dataset import load_dataset
-from pipeline.errors import UserError
-from pipeline.files import atomic_write
-from pipeline.metrics import evaluate_with_auc_interval
+from pipeline.common.command_line import positive_int, run, whole_number
+from pipeline.common.errors import UserError
+from pipeline.common.files import atomic_write
+from pipeline.comparison.entries import find
+from pipeline.comparison.scores import score
+from pipeline.data.dataset import load_dataset
+from pipeline.evaluation.metrics import evaluate_with_auc_interval
 
 HARSH = "--augmentation soften=0.2,sharpen=0.2,screenshot=0.2"
 VARIANTS = {

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import ROOT, machine
 from benchmarks.scoring_speed import NETWORKS, shipped_or_random
-from pipeline.command_line import positive_int
-from pipeline.files import atomic_write
-from pipeline.images import read_image
+from pipeline.common.command_line import positive_int
+from pipeline.common.files import atomic_write
+from pipeline.photos.images import read_image
 
 SIZES = {  # → sample, width and height in pixels, face mode
     "256 px crop": ("real_hopper_face.heic", (256, 256), "none"),
@@ -33,7 +33,7 @@ SIZES = {  # → sample, width and height in pixels, face mode
 }
 WORKER = """
 import os, sys, time
-from pipeline.cluster import Settings, Worker
+from pipeline.scoring.cluster import Settings, Worker
 detector, face_mode, output, warm, *photos = sys.argv[1:]
 worker = Worker(Settings((detector,), output, face_mode))
 worker({"photos": [os.fsencode(warm)] * 3})

@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import ROOT, machine
 from benchmarks.subsets import begins_with, write_table
-from pipeline.command_line import positive_int, run
-from pipeline.dataset import load_dataset
-from pipeline.errors import UserError
-from pipeline.files import atomic_write
-from pipeline.versions import versions_of
+from pipeline.common.command_line import positive_int, run
+from pipeline.common.errors import UserError
+from pipeline.common.files import atomic_write
+from pipeline.data.dataset import load_dataset
+from pipeline.detectors.versions import versions_of
 
 SHARES = {"without replay": 0.0, "30 % replayed": 0.3}
 

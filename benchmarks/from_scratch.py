@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.forgetting import train
 from benchmarks.subsets import begins_with, evenly, write_table
-from pipeline.command_line import positive_int, run
-from pipeline.dataset import load_dataset
+from pipeline.common.command_line import positive_int, run
+from pipeline.data.dataset import load_dataset
 
 FLIPS_ONLY = "crop=0,rescale=0,blur=0,noise=0,brightness=0,jpeg=0,webp=0"
 TORCH = ["--ema", "0.99", "--gradient-accumulation", "1"]

@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import ablation
 from benchmarks.measuring import machine
 from benchmarks.subsets import begins_with, evenly, without, write_table
-from pipeline.command_line import positive_int, run, whole_number
-from pipeline.dataset import Dataset, load_dataset
-from pipeline.errors import UserError
-from pipeline.files import atomic_write
+from pipeline.common.command_line import positive_int, run, whole_number
+from pipeline.common.errors import UserError
+from pipeline.common.files import atomic_write
+from pipeline.data.dataset import Dataset, load_dataset
 
 NOTHING = "nothing"
 

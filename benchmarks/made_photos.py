@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from benchmarks.measuring import ROOT
-from pipeline.images import read_image
+from pipeline.photos.images import read_image
 
 
 def make_crops(folder: Path, count: int) -> Path:

@@ -23,7 +23,7 @@ from models import ARCHITECTURES
 
 def random_detector(network: str, folder: str) -> dict:
     """A detector whose weights are random, which takes as long as a trained one."""
-    from pipeline.detector import GRAPH, describe_input, write_detector
+    from pipeline.detectors.detector import GRAPH, describe_input, write_detector
 
     architecture = ARCHITECTURES[network]
     description = {
@@ -35,25 +35,25 @@ def random_detector(network: str, folder: str) -> dict:
     }
     with write_detector(Path(folder), description) as new:
         if architecture.framework == "keras":
-            from pipeline.keras_export import export_graph
+            from pipeline.keras_engine.export import export_graph
 
             export_graph(architecture.build(), new / GRAPH)
         else:
-            from pipeline.torch_export import export_graph
+            from pipeline.torch_engine.export import export_graph
 
             export_graph(architecture.build(), architecture.input_size, new / GRAPH)
     return {"detector": folder}
 
 
 def operations(detector: str) -> dict:
-    from pipeline.detector import load_detector
+    from pipeline.detectors.detector import load_detector
 
     return {"gflop": _gflop(load_detector(Path(detector)).graph)}
 
 
 def network_alone(detector: str) -> dict:
-    from pipeline.detector import load_detector
-    from pipeline.runtime import Runtime
+    from pipeline.detectors.detector import load_detector
+    from pipeline.detectors.runtime import Runtime
 
     loaded = load_detector(Path(detector))
     runtime, side = Runtime.of(loaded, "cpu"), loaded.architecture.input_size
@@ -64,10 +64,10 @@ def network_alone(detector: str) -> dict:
 
 def stages(detector: str, pictures: str, face_mode: str) -> dict:
     """One photo after the other; time of all cores, in ms a photo."""
-    from pipeline.detector import load_detector
-    from pipeline.faces import FaceFinder
-    from pipeline.images import read_image
-    from pipeline.runtime import Runtime
+    from pipeline.detectors.detector import load_detector
+    from pipeline.detectors.runtime import Runtime
+    from pipeline.photos.faces import FaceFinder
+    from pipeline.photos.images import read_image
 
     loaded = load_detector(Path(detector))
     runtime, finder = Runtime.of(loaded, "cpu"), FaceFinder()
@@ -107,7 +107,7 @@ def _seconds(function, *arguments) -> float:
 
 def _gflop(graph: Path) -> float:
     """Billions of floating point operations for one picture; a multiply-add is two."""
-    from pipeline.graphs import openvino_core
+    from pipeline.common.graphs import openvino_core
 
     model = openvino_core().read_model(graph)
     model.reshape([1, *[int(str(side)) for side in list(model.input().partial_shape)[1:]]])

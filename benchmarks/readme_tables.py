@@ -31,8 +31,8 @@ from benchmarks import (
     tunings,
 )
 from benchmarks.measuring import ROOT
-from pipeline.command_line import run
-from pipeline.files import atomic_write
+from pipeline.common.command_line import run
+from pipeline.common.files import atomic_write
 
 
 class Table(NamedTuple):

@@ -27,10 +27,10 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import ablation, forgetting
-from pipeline import weight_average
-from pipeline.command_line import positive_int, run
-from pipeline.detector import WEIGHTS, load_detector
-from pipeline.errors import UserError
+from pipeline.common.command_line import positive_int, run
+from pipeline.common.errors import UserError
+from pipeline.detectors.detector import WEIGHTS, load_detector
+from pipeline.training import weight_average
 
 SHIPPED = WEIGHTS / "efficientnet_lite0"
 TRAINING = ["train_efficientnet.py", "--architecture", "efficientnet_lite0", "--seed", "0"]

@@ -21,12 +21,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import ROOT, machine
-from pipeline.command_line import run
-from pipeline.comparison_entries import Entry, TestSet, find, kind_of, read_training_data
-from pipeline.comparison_scores import Scores, score
-from pipeline.files import atomic_write
-from pipeline.labels import FAKE, REAL
-from pipeline.metrics import Estimate, evaluate_with_intervals
+from pipeline.common.command_line import run
+from pipeline.common.files import atomic_write
+from pipeline.common.labels import FAKE, REAL
+from pipeline.comparison.entries import Entry, TestSet, find, kind_of, read_training_data
+from pipeline.comparison.scores import Scores, score
+from pipeline.evaluation.metrics import Estimate, evaluate_with_intervals
 
 RECOMMENDED = "efficientnet_lite0"
 # What a test set holds, for people who have never seen the folder.

@@ -52,10 +52,10 @@ def batches(pictures: list[Path], network: str) -> None:
 
 
 def whole_photos(pictures: list[Path]) -> None:
-    from pipeline.detector import load_detector
-    from pipeline.faces import FaceFinder, crop_region, face_regions
-    from pipeline.images import read_image, resize
-    from pipeline.runtime import Runtime
+    from pipeline.detectors.detector import load_detector
+    from pipeline.detectors.runtime import Runtime
+    from pipeline.photos.faces import FaceFinder, crop_region, face_regions
+    from pipeline.photos.images import read_image, resize
 
     detector = load_detector(ROOT / "weights" / "meso4")
     runtime, finder = Runtime.of(detector, "cpu"), FaceFinder(longest_side=100_000)

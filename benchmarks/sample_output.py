@@ -15,8 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import ROOT, machine
-from pipeline.command_line import run
-from pipeline.files import atomic_write
+from pipeline.common.command_line import run
+from pipeline.common.files import atomic_write
 
 COMMAND = ["infer_xception_efficientnet.py", "samples", "--weights", "weights/efficientnet_lite0"]
 SHOWN = (

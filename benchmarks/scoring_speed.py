@@ -31,9 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.made_photos import make_crops, make_links, make_photos
 from benchmarks.measuring import ROOT, Usage, machine, measure
 from benchmarks.speed_tables import draw_networks, tables
-from pipeline.command_line import positive_int, run
-from pipeline.files import atomic_write
-from pipeline.runtime import is_available
+from pipeline.common.command_line import positive_int, run
+from pipeline.common.files import atomic_write
+from pipeline.detectors.runtime import is_available
 
 # What scores with each network, and of how many crops a second's work or more consists.
 NETWORKS = {

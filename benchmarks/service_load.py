@@ -35,8 +35,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import ROOT, machine
-from pipeline.files import atomic_write
-from pipeline.images import read_image
+from pipeline.common.files import atomic_write
+from pipeline.photos.images import read_image
 
 MODEL = "meso4"
 PROMISED = {200, 413, 422, 503, "hung up"}

@@ -4,8 +4,8 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.dataset import Dataset, Sample
-from pipeline.labels import CLASS_NAMES, FAKE, REAL
+from pipeline.common.labels import CLASS_NAMES, FAKE, REAL
+from pipeline.data.dataset import Dataset, Sample
 
 
 def write_table(dataset: Dataset, path: Path) -> Path:

@@ -14,10 +14,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import ROOT, machine
-from pipeline.command_line import run
-from pipeline.comparison_figures import draw_training_curves, save
-from pipeline.detector import load_detector
-from pipeline.files import atomic_write
+from pipeline.common.command_line import run
+from pipeline.common.files import atomic_write
+from pipeline.comparison.figures import draw_training_curves, save
+from pipeline.detectors.detector import load_detector
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.made_photos import make_crops
 from benchmarks.measuring import ROOT, machine, measure
 from models import ARCHITECTURES
-from pipeline.command_line import positive_int, run
-from pipeline.files import atomic_write
+from pipeline.common.command_line import positive_int, run
+from pipeline.common.files import atomic_write
 
 BATCH = 16
 EPOCHS = 2

@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measuring import ROOT, machine
 from benchmarks.subsets import evenly, write_table
-from pipeline.command_line import positive_int, run
-from pipeline.dataset import load_dataset
-from pipeline.errors import UserError
-from pipeline.files import atomic_write
+from pipeline.common.command_line import positive_int, run
+from pipeline.common.errors import UserError
+from pipeline.common.files import atomic_write
+from pipeline.data.dataset import load_dataset
 
 NETWORKS = {
     "vit_tiny_patch16_224": ["train_vit.py", "--architecture", "vit_tiny_patch16_224"],

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.frames import Sampling, with_frames
-from pipeline.photo import Photo
+from pipeline.photos.photo import Photo
+from pipeline.videos.frames import Sampling, with_frames
 
 av = pytest.importorskip("av")
 

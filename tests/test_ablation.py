@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks import ablation
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.tiny_dataset import make_dataset
 

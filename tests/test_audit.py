@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.audit import audit_dataset, drop_unreadable, format_audit
-from pipeline.dataset import Dataset, load_dataset
+from pipeline.data.audit import audit_dataset, drop_unreadable, format_audit
+from pipeline.data.dataset import Dataset, load_dataset
 from tests.shared import SHARED, needs_shared
 
 COUNT = 12  # pictures a class and split

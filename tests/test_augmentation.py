@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from models import ARCHITECTURES
-from pipeline import augmentation
-from pipeline.augmentation import NO_AUGMENTATION, Augmentation, augment, show_augmentation
-from pipeline.dataset import Sample
-from pipeline.images import read_image, resize
-from pipeline.labels import FAKE, REAL
+from pipeline.common.labels import FAKE, REAL
+from pipeline.data.dataset import Sample
+from pipeline.feeding import augmentation
+from pipeline.feeding.augmentation import NO_AUGMENTATION, Augmentation, augment, show_augmentation
+from pipeline.photos.images import read_image, resize
 
 PORTRAIT = read_image(Path(__file__).resolve().parent.parent / "samples" / "real_collins.jpg")
 ALWAYS = Augmentation(

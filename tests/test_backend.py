@@ -13,11 +13,11 @@ import httpx
 import jsonschema
 import pytest
 
-from pipeline.detector import WEIGHTS, load_detector
-from pipeline.inputs import find_photos
-from pipeline.installed import find_installed, find_left_out
-from pipeline.rows import COMPARED_FIELDS, FIELDS
-from pipeline.scoring import Scorer
+from pipeline.detectors.detector import WEIGHTS, load_detector
+from pipeline.photos.inputs import find_photos
+from pipeline.rows.rows import COMPARED_FIELDS, FIELDS
+from pipeline.scoring.scoring import Scorer
+from pipeline.service.installed import find_installed, find_left_out
 from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
 from tests.web_service import client, files, metric, serving, write_tiny_generator
 
@@ -186,8 +186,8 @@ def test_a_generated_face_goes_to_the_chosen_models(tmp_path):
 
 
 def test_heat_maps_come_with_what_the_network_saw(service):
-    if not importlib.util.find_spec("pipeline.explanation"):
-        pytest.skip("pipeline.explanation is not there yet")
+    if not importlib.util.find_spec("pipeline.scoring.explanation"):
+        pytest.skip("pipeline.scoring.explanation is not there yet")
     answer = httpx.post(
         f"{service.address}/api/score",
         files=files(SAMPLES / "two_people.jpg", SAMPLES / "no_face_coffee.webp"),
@@ -203,7 +203,7 @@ def test_heat_maps_come_with_what_the_network_saw(service):
 
 
 def test_heat_maps_that_cannot_be_drawn_are_missed_aloud(service):
-    if importlib.util.find_spec("pipeline.explanation"):
+    if importlib.util.find_spec("pipeline.scoring.explanation"):
         pytest.skip("heat maps can be drawn here")
     answer = httpx.post(
         f"{service.address}/api/score", files=files(FACE_SAMPLE), data={"explain": "1"}, timeout=60

@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from models import ARCHITECTURES
-from pipeline.augmentation import NO_AUGMENTATION, Augmentation
-from pipeline.batches import Batches, PictureCache, Share, _pasted
-from pipeline.dataset import Dataset, Sample, load_dataset
-from pipeline.engine import Recipe
-from pipeline.errors import UserError
-from pipeline.images import read_image, resize
-from pipeline.labels import FAKE, REAL
-from pipeline.sampling import BALANCES, SELF_BLENDED, Epochs, source_of
+from pipeline.common.errors import UserError
+from pipeline.common.labels import FAKE, REAL
+from pipeline.data.dataset import Dataset, Sample, load_dataset
+from pipeline.feeding.augmentation import NO_AUGMENTATION, Augmentation
+from pipeline.feeding.batches import Batches, PictureCache, Share, _pasted
+from pipeline.feeding.engine import Recipe
+from pipeline.feeding.sampling import BALANCES, SELF_BLENDED, Epochs, source_of
+from pipeline.photos.images import read_image, resize
 from tests.tiny_dataset import make_dataset, portrait
 from tests.tiny_keras import SETTINGS
 

@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks import probes, readme_tables, results, subsets
 from benchmarks.measuring import measure
-from pipeline.dataset import Dataset, Sample
-from pipeline.labels import FAKE, REAL
-from pipeline.metrics import Estimate
+from pipeline.common.labels import FAKE, REAL
+from pipeline.data.dataset import Dataset, Sample
+from pipeline.evaluation.metrics import Estimate
 from tests.shared import SHARED, needs_shared
 
 REPOSITORY = Path(__file__).resolve().parent.parent

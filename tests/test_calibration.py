@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.calibration import (
+from pipeline.common.errors import UserError
+from pipeline.detectors.calibration import (
     DEFAULT_RULE,
     FEWEST_OF_A_SOURCE,
     MISSED_FAKES,
@@ -17,7 +18,6 @@ from pipeline.calibration import (
     in_words,
     sigmoid,
 )
-from pipeline.errors import UserError
 
 # Few values, so that ties are common, with neighbouring floats and both ends among them.
 tied = st.sampled_from([0.0, 1e-300, 0.25, 0.5, np.nextafter(0.5, 1), np.nextafter(1, 0), 1.0])

@@ -16,14 +16,14 @@ pytest.importorskip("pyarrow")
 import pyarrow.dataset
 import pyarrow.fs
 
-from pipeline import cluster_listing
-from pipeline.cluster import DEATHS, Parts, score_unit
-from pipeline.cluster_listing import list_photos
-from pipeline.detector import load_detector
-from pipeline.errors import UserError
-from pipeline.photo import Photo
-from pipeline.rows import FIELDS, Row
-from pipeline.scoring import Scorer
+from pipeline.common.errors import UserError
+from pipeline.detectors.detector import load_detector
+from pipeline.photos.photo import Photo
+from pipeline.rows.rows import FIELDS, Row
+from pipeline.scoring import cluster_listing
+from pipeline.scoring.cluster import DEATHS, Parts, score_unit
+from pipeline.scoring.cluster_listing import list_photos
+from pipeline.scoring.scoring import Scorer
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES, links
 
 try:
@@ -111,10 +111,10 @@ def test_a_unit_becomes_a_part_with_the_usual_rows(tmp_path, scorer, scheme):
 POISONED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline import cluster
-from pipeline.detector import load_detector
-from pipeline.rows import FIELDS
-from pipeline.scoring import Scorer
+from pipeline.scoring import cluster
+from pipeline.detectors.detector import load_detector
+from pipeline.rows.rows import FIELDS
+from pipeline.scoring.scoring import Scorer
 
 photo = cluster._photo
 def deadly(path):
@@ -221,7 +221,7 @@ def test_workers_are_bound_to_cores_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # nobody else's claims
     program = (
         "import os, sys\n"
-        "from pipeline.cluster import _own_cores\n"
+        "from pipeline.scoring.cluster import _own_cores\n"
         "own = _own_cores(1)\n"
         "threads = os.listdir('/proc/self/task')\n"
         "assert not own or all(os.sched_getaffinity(int(t)) == {*own} for t in threads)\n"
@@ -262,8 +262,8 @@ def test_workers_are_bound_to_cores_of_their_own(tmp_path, monkeypatch):
 COUNTING = """
 import sys, threading, time
 import numpy as np
-from pipeline.cluster import Settings, Worker
-from pipeline.photo import Photo
+from pipeline.scoring.cluster import Settings, Worker
+from pipeline.photos.photo import Photo
 
 running, most, lock = 0, 0, threading.Lock()
 def read():

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.detector import load_detector
-from pipeline.images import read_image
-from pipeline.row_files import read_rows
-from pipeline.rows import FIELDS
+from pipeline.detectors.detector import load_detector
+from pipeline.photos.images import read_image
+from pipeline.rows.files import read_rows
+from pipeline.rows.rows import FIELDS
 from tests.broken_files import make_broken_files, make_odd_but_good_files
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES, links
 from tests.shared import SHARED, needs_shared
@@ -434,8 +434,8 @@ def test_scoring_imports_no_framework(own_cache):
     code = f"""
 import sys
 from pathlib import Path
-from pipeline.opening import Network
-from pipeline.scoring_command import score_photos, scoring_parser
+from pipeline.scoring.opening import Network
+from pipeline.scoring.scoring_command import score_photos, scoring_parser
 meso4 = Network(("meso4",), training="train_meso.py")
 args = scoring_parser("", meso4).parse_args([{str(SAMPLES)!r}, "--weights", {str(DETECTOR)!r}])
 assert score_photos(args, meso4) == 0
@@ -456,8 +456,8 @@ def test_memory_does_not_grow_with_the_number_of_photos(own_cache, tmp_path):
     Image.effect_noise((128, 128), 50).save(picture)
     code = f"""
 import resource, sys
-from pipeline.opening import Network
-from pipeline.scoring_command import score_photos, scoring_parser
+from pipeline.scoring.opening import Network
+from pipeline.scoring.scoring_command import score_photos, scoring_parser
 meso4 = Network(("meso4",), training="train_meso.py")
 args = scoring_parser("", meso4).parse_args([*sys.argv[1:], "--weights", {str(DETECTOR)!r}])
 assert score_photos(args, meso4) == 0

@@ -11,24 +11,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import comparison_scores
-from pipeline.calibration import sigmoid
-from pipeline.comparison import compare, worst_mistakes
-from pipeline.comparison_entries import ComparisonInputs, find, kind_of, read_training_data
-from pipeline.comparison_figures import draw_all, file_name
-from pipeline.comparison_mistakes import draw_mistakes, explain_mistakes
-from pipeline.comparison_record import record_unseen
-from pipeline.comparison_report import as_markdown, write_report
-from pipeline.comparison_scores import Scores, score
-from pipeline.detector import load_detector
-from pipeline.errors import UserError
-from pipeline.explanation import Explainer, overlay
-from pipeline.images import read_image, resize
-from pipeline.installed import find_installed
-from pipeline.metrics import delong_test, evaluate
-from pipeline.robustness import CLEAN, GRID
-from pipeline.runtime import Runtime
-from pipeline.versions import current_version, keep_version, next_version, versions_of
+from pipeline.common.errors import UserError
+from pipeline.comparison import scores as comparison_scores
+from pipeline.comparison.comparison import compare, worst_mistakes
+from pipeline.comparison.entries import ComparisonInputs, find, kind_of, read_training_data
+from pipeline.comparison.figures import draw_all, file_name
+from pipeline.comparison.mistakes import draw_mistakes, explain_mistakes
+from pipeline.comparison.record import record_unseen
+from pipeline.comparison.report import as_markdown, write_report
+from pipeline.comparison.scores import Scores, score
+from pipeline.detectors.calibration import sigmoid
+from pipeline.detectors.detector import load_detector
+from pipeline.detectors.runtime import Runtime
+from pipeline.detectors.versions import current_version, keep_version, next_version, versions_of
+from pipeline.evaluation.metrics import delong_test, evaluate
+from pipeline.evaluation.robustness import CLEAN, GRID
+from pipeline.photos.images import read_image, resize
+from pipeline.scoring.explanation import Explainer, overlay
+from pipeline.service.installed import find_installed
 from tests.conftest import DETECTOR, REPOSITORY
 from tests.shared import SHARED, needs_shared
 from tests.test_explanation import detector_folder

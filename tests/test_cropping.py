@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.cropping import CropSettings, largest_faces
-from pipeline.errors import ImageError
-from pipeline.frames import Sampling, with_frames
-from pipeline.images import read_image
-from pipeline.photo import Photo
+from pipeline.common.errors import ImageError
+from pipeline.data.cropping import CropSettings, largest_faces
+from pipeline.photos.images import read_image
+from pipeline.photos.photo import Photo
+from pipeline.videos.frames import Sampling, with_frames
 from tests.clips import make_clip, numbered, piped
 from tests.conftest import SAMPLES
 from tests.test_frame_pixels import with_matrix

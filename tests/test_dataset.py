@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.dataset import Sample, fingerprint, load_dataset, load_samples
-from pipeline.dataset import split_by_group as split
-from pipeline.errors import UserError
-from pipeline.labels import FAKE, REAL
+from pipeline.common.errors import UserError
+from pipeline.common.labels import FAKE, REAL
+from pipeline.data.dataset import Sample, fingerprint, load_dataset, load_samples
+from pipeline.data.dataset import split_by_group as split
 from tests.shared import SHARED, needs_shared
 
 

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from models import ARCHITECTURES
-from pipeline.calibration import Calibration, calibrate
-from pipeline.detector import (
+from pipeline.common.errors import UserError
+from pipeline.common.files import sha256_of
+from pipeline.detectors.calibration import Calibration, calibrate
+from pipeline.detectors.detector import (
     as_start,
     check_folder,
     describe_input,
@@ -22,8 +24,6 @@ from pipeline.detector import (
     load_detector,
     write_detector,
 )
-from pipeline.errors import UserError
-from pipeline.files import sha256_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -285,7 +285,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {repository!r})
-from pipeline.detector import write_detector
+from pipeline.detectors.detector import write_detector
 from tests.test_detector import description
 
 def kill(event, arguments):

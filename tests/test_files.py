@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.files import atomic_write, quiet_stderr, recover_folder, replace_folder, sha256_of
+from pipeline.common.files import (
+    atomic_write,
+    quiet_stderr,
+    recover_folder,
+    replace_folder,
+    sha256_of,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LONGEST_NAME = "😀" * 62 + ".csv"  # 252 bytes of the 255 that file systems allow
@@ -70,7 +76,7 @@ def test_a_program_killed_in_the_middle_of_writing_leaves_the_old_file(tmp_path)
     run_and_expect_kill(
         """
 import os, signal, sys
-from pipeline.files import atomic_write
+from pipeline.common.files import atomic_write
 with atomic_write(sys.argv[1]) as file:
     file.write("half of the ne" * 100_000)
     file.flush()
@@ -84,7 +90,9 @@ with atomic_write(sys.argv[1]) as file:
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 def test_a_file_has_the_rights_that_the_umask_leaves(tmp_path, umask, mode):
     path = tmp_path / "file.txt"
-    program = "import sys; from pipeline.files import atomic_write as a\nwith a(sys.argv[1]): pass"
+    program = (
+        "import sys; from pipeline.common.files import atomic_write as a\nwith a(sys.argv[1]): pass"
+    )
     subprocess.run([sys.executable, "-c", program, path], cwd=REPOSITORY, umask=umask, check=True)
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
@@ -115,7 +123,7 @@ def killed_at_rename(number: int, new: Path, target: Path) -> None:
         """
 import os, signal, sys
 from pathlib import Path
-from pipeline.files import replace_folder
+from pipeline.common.files import replace_folder
 new, target, left = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 def kill_at_rename(event, arguments):
     global left
@@ -172,7 +180,7 @@ def test_recovering_a_path_that_cannot_be_is_no_error(tmp_path):
 def test_quiet_stderr_drops_what_is_written_past_python_and_then_comes_back():
     program = """
 import os, sys
-from pipeline.files import quiet_stderr
+from pipeline.common.files import quiet_stderr
 print("before", file=sys.stderr)
 with quiet_stderr():
     os.write(2, b"from C++")

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.detector import load_detector
-from pipeline.errors import ImageError
-from pipeline.frame_pixels import frame_pixels, upright
-from pipeline.frames import Sampling, with_frames
-from pipeline.images import read_image
-from pipeline.photo import Photo
-from pipeline.scoring import Scorer
+from pipeline.common.errors import ImageError
+from pipeline.detectors.detector import load_detector
+from pipeline.photos.images import read_image
+from pipeline.photos.photo import Photo
+from pipeline.scoring.scoring import Scorer
+from pipeline.videos.frame_pixels import frame_pixels, upright
+from pipeline.videos.frames import Sampling, with_frames
 from tests.clips import make_clip
 from tests.conftest import REPOSITORY
 from tests.shared import SHARED, needs_shared

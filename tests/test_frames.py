@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import ImageError
-from pipeline.frames import Sampling, with_frames
-from pipeline.photo import Photo
+from pipeline.common.errors import ImageError
+from pipeline.photos.photo import Photo
+from pipeline.videos.frames import Sampling, with_frames
 from tests.clips import make_clip, number_of, numbered, piped, seen
 from tests.conftest import SAMPLES
 from tests.shared import SHARED, needs_shared

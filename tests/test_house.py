@@ -136,7 +136,7 @@ def test_each_engine_offers_what_the_protocol_says(engine):
     file, name = engine.split(".")
     promised = methods_of("engine", "Engine")
     assert promised and promised.items() <= methods_of(file, name).items()
-    assert "pipeline.training" not in imported(REPOSITORY / "pipeline" / f"{file}.py")
+    assert "pipeline.training.training" not in imported(REPOSITORY / "pipeline" / f"{file}.py")
 
 
 def methods_of(file: str, name: str) -> dict[str, str]:

@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import html_report
-from pipeline.errors import UserError
-from pipeline.html_report import THUMBNAIL_SIDE, PictureKeeper
-from pipeline.images import read_image
-from pipeline.inputs import find_photos
-from pipeline.photo import Photo
-from pipeline.row_files import open_output, read_rows
-from pipeline.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row
+from pipeline.common.errors import UserError
+from pipeline.photos.images import read_image
+from pipeline.photos.inputs import find_photos
+from pipeline.photos.photo import Photo
+from pipeline.rows import html_report
+from pipeline.rows.files import open_output, read_rows
+from pipeline.rows.html_report import THUMBNAIL_SIDE, PictureKeeper
+from pipeline.rows.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row
 from tests.conftest import REPOSITORY, SAMPLES
 from tests.test_rows import MODELS, TWO, any_rows, both, broken, die, face
 

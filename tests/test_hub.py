@@ -138,7 +138,8 @@ def run(hub, own_cache, tmp_path):
 PUSH = """
 import sys
 from pathlib import Path
-from pipeline import command_line, hub
+from pipeline.common import command_line
+from pipeline.foreign import hub
 command_line.run(lambda: print(hub.push(Path(sys.argv[1]), sys.argv[2])))
 """
 

@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.errors import ImageError
-from pipeline.images import PHOTO_SUFFIXES, read_image, resize
+from pipeline.common.errors import ImageError
+from pipeline.photos.images import PHOTO_SUFFIXES, read_image, resize
 from tests.broken_files import (
     as_lab,
     encoded,
@@ -389,8 +389,8 @@ def test_a_fresh_program_reads_heic_lazily_and_prints_nothing(tmp_path):
     odd.write_bytes(encoded(picture, "TIFF")[:-1000])
     program = (
         "import sys\n"
-        "from pipeline.images import read_image\n"
-        "from pipeline.errors import ImageError\n"
+        "from pipeline.photos.images import read_image\n"
+        "from pipeline.common.errors import ImageError\n"
         "heavy = {'tensorflow', 'torch', 'sklearn', 'matplotlib', 'pandas', 'pillow_heif'}\n"
         "read_image(sys.argv[1])\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import incremental
-from pipeline.augmentation import NO_AUGMENTATION
-from pipeline.dataset import Sample, load_dataset
-from pipeline.detector import load_detector
-from pipeline.errors import UserError
-from pipeline.incremental import choose_replay, measure, new_dataset
-from pipeline.precision import FEWEST_FACES
-from pipeline.recipes import AS_TRAINED
-from pipeline.training import seed_after, train_detector
-from pipeline.training_arguments import incremental_arguments, training_arguments
-from pipeline.versions import current_version, versions_of
+from pipeline.common.errors import UserError
+from pipeline.data.dataset import Sample, load_dataset
+from pipeline.detectors.detector import load_detector
+from pipeline.detectors.versions import current_version, versions_of
+from pipeline.evaluation.precision import FEWEST_FACES
+from pipeline.feeding.augmentation import NO_AUGMENTATION
+from pipeline.training import incremental
+from pipeline.training.incremental import choose_replay, measure, new_dataset
+from pipeline.training.recipes import AS_TRAINED
+from pipeline.training.training import seed_after, train_detector
+from pipeline.training.training_arguments import incremental_arguments, training_arguments
 from tests.conftest import DETECTOR
 from tests.tiny_dataset import make_dataset
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.inputs import find_photos
-from pipeline.photo import Photo
+from pipeline.photos.inputs import find_photos
+from pipeline.photos.photo import Photo
 
 
 def make(folder: Path, *names: str) -> None:

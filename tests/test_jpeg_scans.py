@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import ImageError
-from pipeline.images import read_image
+from pipeline.common.errors import ImageError
+from pipeline.photos.images import read_image
 from tests.broken_files import encoded
 from tests.conftest import SAMPLES
 

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.keras_training import keras
+from pipeline.keras_engine.training import keras
 from tests.tiny_dataset import make_dataset, portrait
 from tests.tiny_keras import ARCHITECTURE as TINY
 from tests.tiny_keras import given_weights, train
@@ -19,12 +19,12 @@ from tests.tiny_keras import given_weights, train
 from keras.src.legacy.saving import legacy_h5_format  # isort: skip
 from models import ARCHITECTURES, AS_THEY_ARE, MINUS_ONE_TO_ONE, ZERO_TO_ONE  # isort: skip
 from models.xception import HEAD  # isort: skip
-from pipeline import keras_training  # isort: skip
-from pipeline.detector import load_detector  # isort: skip
-from pipeline.errors import UserError  # isort: skip
-from pipeline.images import resize  # isort: skip
-from pipeline.runs import read_history  # isort: skip
-from pipeline.runtime import Runtime
+from pipeline.keras_engine import training as keras_training  # isort: skip
+from pipeline.detectors.detector import load_detector  # isort: skip
+from pipeline.common.errors import UserError  # isort: skip
+from pipeline.photos.images import resize  # isort: skip
+from pipeline.training.runs import read_history  # isort: skip
+from pipeline.detectors.runtime import Runtime
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])

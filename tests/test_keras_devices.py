@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from models import ARCHITECTURES
-from pipeline.detector import load_detector
-from pipeline.inputs import find_photos
-from pipeline.runs import read_history
-from pipeline.runtime import Runtime
-from pipeline.scoring import Scorer
+from pipeline.detectors.detector import load_detector
+from pipeline.detectors.runtime import Runtime
+from pipeline.photos.inputs import find_photos
+from pipeline.scoring.scoring import Scorer
+from pipeline.training.runs import read_history
 from tests.conftest import DETECTOR, REPOSITORY
 from tests.test_training import KILLED, same_weights, without_time
 from tests.tiny_dataset import make_dataset
@@ -226,7 +226,7 @@ def test_each_backend_loads_what_the_other_has_written(on_torch):
     program = """
 import sys
 import numpy as np
-from pipeline import keras_training
+from pipeline.keras_engine import training as keras_training
 from models import ARCHITECTURES
 model = ARCHITECTURES["meso4"].build()
 model.load_weights(sys.argv[1])

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.known_sets import KNOWN_SETS, describe_known_sets, files_of
-from pipeline.labels import FAKE, REAL
+from pipeline.common.errors import UserError
+from pipeline.common.labels import FAKE, REAL
+from pipeline.data.known_sets import KNOWN_SETS, describe_known_sets, files_of
 
 
 def lay_out(root: Path, *names: str) -> Path:

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.audit import LEAK_AUC, audit_dataset
-from pipeline.dataset import Sample, load_dataset
-from pipeline.labels import FAKE, REAL
-from pipeline.leaks import measure_leaks, share_of_fakes
+from pipeline.common.labels import FAKE, REAL
+from pipeline.data.audit import LEAK_AUC, audit_dataset
+from pipeline.data.dataset import Sample, load_dataset
+from pipeline.data.leaks import measure_leaks, share_of_fakes
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks import leave_one_out
 from benchmarks.subsets import begins_with, without
-from pipeline.dataset import load_dataset
-from pipeline.errors import UserError
+from pipeline.common.errors import UserError
+from pipeline.data.dataset import load_dataset
 from tests.conftest import REPOSITORY
 from tests.tiny_dataset import make_dataset
 

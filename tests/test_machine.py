@@ -8,10 +8,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import graphs, machine, runtime
-from pipeline.batches import a_third_of_the_memory
-from pipeline.detector import load_detector
-from pipeline.machine import usable_cores, usable_memory
+from pipeline.common import graphs, machine
+from pipeline.common.machine import usable_cores, usable_memory
+from pipeline.detectors import runtime
+from pipeline.detectors.detector import load_detector
+from pipeline.feeding.batches import a_third_of_the_memory
 from tests.conftest import DETECTOR, REPOSITORY
 
 GIB = 1 << 30
@@ -183,7 +184,7 @@ def test_only_the_cores_that_a_process_is_bound_to_count():
     core = min(os.sched_getaffinity(0))
     program = (
         f"import os; os.sched_setaffinity(0, [{core}])\n"
-        "from pipeline.machine import usable_cores; print(usable_cores())"
+        "from pipeline.common.machine import usable_cores; print(usable_cores())"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True
@@ -210,7 +211,7 @@ def test_a_system_without_ulimit(tmp_path, monkeypatch):
 def test_ulimit_counts_and_the_picture_cache_takes_a_third(monkeypatch, tmp_path):
     program = (
         f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({LIMIT}, {LIMIT}))\n"
-        "from pipeline.machine import usable_memory; print(usable_memory())"
+        "from pipeline.common.machine import usable_memory; print(usable_memory())"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True
@@ -233,4 +234,4 @@ def test_nobody_else_asks_the_system(path):
         return
     text = path.read_text(encoding="utf-8")
     for name in ("os.cpu_count", "process_cpu_count", "len(os.sched_getaffinity", "SC_PHYS_PAGES"):
-        assert name not in text, f"{path.name} asks for {name}: ask pipeline.machine"
+        assert name not in text, f"{path.name} asks for {name}: ask pipeline.common.machine"

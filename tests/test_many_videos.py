@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.detector import load_detector
-from pipeline.frames import Sampling, with_frames
-from pipeline.images import read_image
-from pipeline.photo import Photo
-from pipeline.row_files import read_rows
-from pipeline.scoring import Scorer
-from pipeline.video import join
+from pipeline.detectors.detector import load_detector
+from pipeline.photos.images import read_image
+from pipeline.photos.photo import Photo
+from pipeline.rows.files import read_rows
+from pipeline.scoring.scoring import Scorer
+from pipeline.scoring.video_rows import join
+from pipeline.videos.frames import Sampling, with_frames
 from tests.clips import make_clip, numbered
 from tests.conftest import DETECTOR, FACE_SAMPLE
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.keras_training import keras  # with the settings that training runs under
+from pipeline.keras_engine.training import keras  # with the settings that training runs under
 from tests.shared import SHARED, needs_shared
 
 import tensorflow as tf  # isort: skip

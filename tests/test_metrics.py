@@ -6,8 +6,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from pipeline.calibration import expected_calibration_error
-from pipeline.metrics import (
+from pipeline.detectors.calibration import expected_calibration_error
+from pipeline.evaluation.metrics import (
     auc,
     auc_covariance,
     bootstrap_interval,
@@ -113,7 +113,7 @@ def test_each_draw_is_measured_as_if_it_had_been_copied_out():
 
 def test_draws_that_come_in_several_tables(monkeypatch):
     labels, scores = pictures(1, 60)
-    monkeypatch.setattr("pipeline.metrics._DRAWS_AT_ONCE", 60 * 7)
+    monkeypatch.setattr("pipeline.evaluation.metrics._DRAWS_AT_ONCE", 60 * 7)
     tables = list(bootstrap_weights(labels, 20))
     assert [len(table) for table in tables] == [7, 7, 6]
     low, high = bootstrap_interval(labels, scores, auc, samples=20)

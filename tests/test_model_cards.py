@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from pipeline.detector import load_detector
-from pipeline.errors import UserError
-from pipeline.files import sha256_of
-from pipeline.report import main
+from pipeline.common.errors import UserError
+from pipeline.common.files import sha256_of
+from pipeline.detectors.detector import load_detector
+from pipeline.evaluation.model_card import main
 from tests.conftest import REPOSITORY
 
 SHIPPED = sorted(path.parent for path in (REPOSITORY / "weights").glob("*/detector.json"))
@@ -38,7 +38,7 @@ def test_a_card_is_written_again_and_nothing_else_changes(tmp_path):
     shutil.copytree(REPOSITORY / "weights" / "meso4", folder)
     before = contents(folder)
     main([str(folder), str(REPOSITORY / "weights" / "kinds.csv")])  # weights/* names files, too
-    assert contents(folder) == before, "run python -m pipeline.report weights/*"
+    assert contents(folder) == before, "run python -m pipeline.evaluation.model_card weights/*"
 
 
 def test_a_folder_without_a_detector_is_refused(tmp_path):

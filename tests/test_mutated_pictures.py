@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.detector import load_detector
-from pipeline.images import read_image
-from pipeline.photo import Photo
-from pipeline.row_files import read_rows
-from pipeline.scoring import Scorer
+from pipeline.detectors.detector import load_detector
+from pipeline.photos.images import read_image
+from pipeline.photos.photo import Photo
+from pipeline.rows.files import read_rows
+from pipeline.scoring.scoring import Scorer
 from tests.conftest import DETECTOR
 from tests.mutated_pictures import mutants, small_pictures
 

@@ -7,8 +7,8 @@ import pillow_heif
 import pytest
 from PIL import Image
 
-from pipeline.errors import ImageError
-from pipeline.images import read_image
+from pipeline.common.errors import ImageError
+from pipeline.photos.images import read_image
 from tests.broken_files import encoded
 from tests.odd_pictures import bmp_with_alpha
 from tests.test_images import smooth_picture

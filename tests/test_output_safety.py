@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.detector import load_detector
-from pipeline.errors import UserError
-from pipeline.row_files import open_output, read_rows
-from pipeline.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row
-from pipeline.run_settings import ModelSettings, version_of
+from pipeline.common.errors import UserError
+from pipeline.detectors.detector import load_detector
+from pipeline.rows.files import open_output, read_rows
+from pipeline.rows.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row
+from pipeline.rows.run_settings import ModelSettings, version_of
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES, links
 from tests.test_commands import feed_until_rows_appear
 from tests.test_rows import MODELS, TWO, both, die, face
@@ -115,7 +115,7 @@ def test_a_lock_ends_with_the_writer_also_where_it_cannot_finish(tmp_path, monke
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.row_files.write_parquet", full_disk)
+        patch.setattr("pipeline.rows.files.write_parquet", full_disk)
         with pytest.raises(UserError, match="No space left"):
             writer.close()
     (tmp_path / "odd.csv").write_text("a,b\n1,2\n")

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from skimage import data
 
-from pipeline import augmentation, cropping, pictures, robustness
-from pipeline.batches import Batches
-from pipeline.calibration import equal_width_bins, expected_calibration_error
-from pipeline.html_report import thumbnail
-from pipeline.metrics import evaluate
-from pipeline.pixels import recompress, shrink, shrunk_size
+from pipeline.data import cropping
+from pipeline.detectors.calibration import equal_width_bins, expected_calibration_error
+from pipeline.evaluation import robustness
+from pipeline.evaluation.metrics import evaluate
+from pipeline.feeding import augmentation
+from pipeline.feeding.batches import Batches
+from pipeline.photos.pixels import recompress, shrink, shrunk_size
+from pipeline.rows.html_report import thumbnail
+from pipeline.service import pictures
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from pipeline.errors import ImageError
-from pipeline.images import read_image
+from pipeline.common.errors import ImageError
+from pipeline.photos.images import read_image
 from tests.broken_files import encoded, make_png, png_chunk
 
 PICTURE = np.random.default_rng(4).integers(0, 256, (24, 32, 3), np.uint8)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.files import portable_name
+from pipeline.common.files import portable_name
 from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
 
 SCRIPTS = sorted(path.name for path in REPOSITORY.glob("*.py"))

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.detector import INT8_GRAPH, check_folder, load_detector, write_detector
-from pipeline.errors import UserError
-from pipeline.packing import _safe_path
-from pipeline.precision import FEWEST_FACES, choose_precision
-from pipeline.processor import has_bf16
-from pipeline.runtime import Runtime, is_available
+from pipeline.common.errors import UserError
+from pipeline.common.processor import has_bf16
+from pipeline.detectors.detector import INT8_GRAPH, check_folder, load_detector, write_detector
+from pipeline.detectors.runtime import Runtime, is_available
+from pipeline.evaluation.precision import FEWEST_FACES, choose_precision
+from pipeline.foreign.packing import _safe_path
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY
 from tests.shared import SHARED, needs_shared
 from tests.tiny_dataset import make_dataset
@@ -39,7 +39,15 @@ def copy_of(folder: Path, target: Path, **changes) -> Path:
 
 def choose(folder: Path, data: Path, *options: str) -> dict:
     """Run the command, in a process of its own as NNCF imports torch; the section it has stored."""
-    command = [sys.executable, "-m", "pipeline.precision", folder, "--data", data, *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.evaluation.precision",
+        folder,
+        "--data",
+        data,
+        *options,
+    ]
     subprocess.run(list(map(str, command)), cwd=REPOSITORY, check=True, capture_output=True)
     return json.loads((folder / "detector.json").read_text())["precision"]
 

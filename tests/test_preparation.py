@@ -15,20 +15,20 @@ import numpy as np
 import pytest
 import skimage.data
 
-from pipeline.crop_journal import Crop, PlannedFile
-from pipeline.cropping import CropSettings
-from pipeline.dataset import load_dataset
-from pipeline.errors import UserError
-from pipeline.images import read_image
-from pipeline.known_sets import SourceFile
-from pipeline.labels import FAKE, REAL
-from pipeline.preparation import (
+from pipeline.common.errors import UserError
+from pipeline.common.labels import FAKE, REAL
+from pipeline.data.crop_journal import Crop, PlannedFile
+from pipeline.data.cropping import CropSettings
+from pipeline.data.dataset import load_dataset
+from pipeline.data.known_sets import SourceFile
+from pipeline.data.preparation import (
     find_files,
     make_crops,
     plan_splits,
     source_format_leak,
     write_manifest,
 )
+from pipeline.photos.images import read_image
 from tests.shared import SHARED, needs_shared
 
 SCRIPT = Path(__file__).resolve().parent.parent / "prepare_dataset.py"

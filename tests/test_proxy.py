@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from pipeline.addresses import is_own_origin, parse_origin
-from pipeline.service_routes import create_app
-from pipeline.service_settings import Settings
+from pipeline.requests.addresses import is_own_origin, parse_origin
+from pipeline.requests.settings import Settings
+from pipeline.service.routes import create_app
 from tests.conftest import FACE_SAMPLE, REPOSITORY
 from tests.reverse_proxy import NGINX, Way, nginx, run_nginx, small_proxy
 from tests.web_service import client, files, free_port, serving

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from models import ARCHITECTURES
-from pipeline import keras_backend
-from pipeline.errors import UserError
-from pipeline.graphs import cache_folder
-from pipeline.images import read_image, resize
-from pipeline.importing import import_published
-from pipeline.published import MESONET, find_published, mesonet_file
-from pipeline.runtime import Runtime
+from pipeline.common.errors import UserError
+from pipeline.common.graphs import cache_folder
+from pipeline.detectors.runtime import Runtime
+from pipeline.foreign.published import MESONET, find_published, mesonet_file
+from pipeline.keras_engine import backend as keras_backend
+from pipeline.photos.images import read_image, resize
+from pipeline.scoring.importing import import_published
 from tests.conftest import SAMPLES
 from tests.shared import SHARED, needs_shared
 

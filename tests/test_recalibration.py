@@ -8,14 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline import recalibrate
-from pipeline.calibration import FEWEST_OF_A_SOURCE
-from pipeline.detector import INT8_GRAPH, load_detector
-from pipeline.errors import UserError
-from pipeline.images import read_image, resize
-from pipeline.robustness import CLEAN, EVERYDAY, GRID
-from pipeline.runtime import Runtime
-from pipeline.versions import copies_of, keep_version
+from pipeline.common.errors import UserError
+from pipeline.detectors.calibration import FEWEST_OF_A_SOURCE
+from pipeline.detectors.detector import INT8_GRAPH, load_detector
+from pipeline.detectors.runtime import Runtime
+from pipeline.detectors.versions import copies_of, keep_version
+from pipeline.evaluation.robustness import CLEAN, EVERYDAY, GRID
+from pipeline.photos.images import read_image, resize
+from pipeline.training import recalibrate
 from tests.conftest import DETECTOR, REPOSITORY
 from tests.test_precision import copy_of
 from tests.tiny_dataset import make_dataset
@@ -40,7 +40,7 @@ def test_a_detector_is_calibrated_on_other_pictures(detector, tmp_path):
     (data / "validate" / "real" / "c_broken.jpg").write_bytes(b"no picture")
     keep_version(detector)
     before = load_detector(detector).description
-    command = [sys.executable, "-m", "pipeline.recalibrate", detector, "--data", data]
+    command = [sys.executable, "-m", "pipeline.training.recalibrate", detector, "--data", data]
     ran = subprocess.run(
         [*command, "--threshold-rule", "each-fpr=0.1"],
         cwd=REPOSITORY,
@@ -49,7 +49,7 @@ def test_a_detector_is_calibrated_on_other_pictures(detector, tmp_path):
     )
     assert ran.returncode == 0, ran.stderr
     assert "threshold 0." in ran.stdout and "c_broken.jpg" in ran.stderr
-    assert "fp32 until pipeline.precision" in ran.stderr
+    assert "fp32 until pipeline.evaluation.precision" in ran.stderr
 
     now = load_detector(detector)
     runtime = Runtime(now.graph, now.architecture)

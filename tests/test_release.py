@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.release import main
-from pipeline.weights import download, load_releases
+from pipeline.foreign.downloads import download, load_releases
+from pipeline.foreign.release import main
 from tests.test_weights import (
     GOOD,
     Server,
@@ -135,7 +135,7 @@ def test_without_detectors_there_is_nothing_to_release(tmp_path, capsys):
 
 
 def test_the_command_from_outside(weights, tmp_path):
-    command = [sys.executable, "-m", "pipeline.release"]
+    command = [sys.executable, "-m", "pipeline.foreign.release"]
     shown = subprocess.run(
         [*command, "--help"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
     )

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import reproduce
-from pipeline.errors import UserError
-from pipeline.runs import read_history
+from pipeline.common.errors import UserError
+from pipeline.training.runs import read_history
 from tests.conftest import REPOSITORY
 from tests.test_comparison import write_greys
 from tests.tiny_dataset import make_dataset

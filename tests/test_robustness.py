@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline import robustness
-from pipeline.images import read_image
-from pipeline.robustness import CLEAN, GRID, fingerprint, jpeg, noise, social_network
+from pipeline.evaluation import robustness
+from pipeline.evaluation.robustness import CLEAN, GRID, fingerprint, jpeg, noise, social_network
+from pipeline.photos.images import read_image
 from tests.conftest import FACE_SAMPLE
 
 

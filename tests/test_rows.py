@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import UserError
-from pipeline.row_files import open_output, read_rows
-from pipeline.row_table import Summary, TableWriter
-from pipeline.row_writer import RowWriter
-from pipeline.rows import COMPARED_FIELDS, FIELDS, Row, by_face
+from pipeline.common.errors import UserError
+from pipeline.rows.files import open_output, read_rows
+from pipeline.rows.rows import COMPARED_FIELDS, FIELDS, Row, by_face
+from pipeline.rows.table import Summary, TableWriter
+from pipeline.rows.writer import RowWriter
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = ("meso4",)

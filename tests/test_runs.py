@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.runs import close_run, open_run, read_history
+from pipeline.common.errors import UserError
+from pipeline.training.runs import close_run, open_run, read_history
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SETTINGS = {"architecture": "meso4", "learning_rate": 1e-3, "augmentation": {"size": (1, 2)}}

@@ -11,11 +11,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from models import ARCHITECTURES, Architecture, PixelScaling
-from pipeline import processor, runtime
-from pipeline.errors import UserError
-from pipeline.graphs import cache_folder
-from pipeline.images import read_image, resize
-from pipeline.runtime import Runtime
+from pipeline.common import processor
+from pipeline.common.errors import UserError
+from pipeline.common.graphs import cache_folder
+from pipeline.detectors import runtime
+from pipeline.detectors.runtime import Runtime
+from pipeline.photos.images import read_image, resize
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 NAMES = ("meso4", "mesoinception4")
@@ -40,8 +41,8 @@ def portraits() -> np.ndarray:
 @pytest.fixture(scope="module", params=NAMES)
 def exported(request, tmp_path_factory):
     """A network with lively weights, and its graph: (Keras model, path, Architecture)."""
-    from pipeline.keras_export import export_graph
-    from pipeline.keras_training import keras
+    from pipeline.keras_engine.export import export_graph
+    from pipeline.keras_engine.training import keras
 
     architecture = ARCHITECTURES[request.param]
     keras.utils.set_random_seed(0)

@@ -11,13 +11,13 @@ import onnx
 import pytest
 from PIL import Image
 
-from pipeline import faces
-from pipeline.detector import load_detector
-from pipeline.images import read_image
-from pipeline.inputs import find_photos
-from pipeline.photo import Photo
-from pipeline.rows import Row
-from pipeline.scoring import Scorer, _parts
+from pipeline.detectors.detector import load_detector
+from pipeline.photos import faces
+from pipeline.photos.images import read_image
+from pipeline.photos.inputs import find_photos
+from pipeline.photos.photo import Photo
+from pipeline.rows.rows import Row
+from pipeline.scoring.scoring import Scorer, _parts
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES
 from tests.tiny_detectors import make_detector
 
@@ -183,8 +183,8 @@ def test_batches_have_few_sizes_and_leave_nothing_out(number, largest):
 def test_one_photo_loads_only_what_it_needs():
     code = f"""
 import sys
-from pipeline.opening import Network
-from pipeline.scoring_command import score_photos, scoring_parser
+from pipeline.scoring.opening import Network
+from pipeline.scoring.scoring_command import score_photos, scoring_parser
 meso4 = Network(("meso4",), training="train_meso.py")
 args = [{str(SAMPLES / "real_collins.jpg")!r}, "--weights", {str(DETECTOR)!r}]
 assert score_photos(scoring_parser("", meso4).parse_args(args), meso4) == 0
@@ -194,7 +194,7 @@ print(*sys.modules, sep="\\n", file=sys.stderr)
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     loaded = set(process.stderr.split())
-    assert {"openvino", "cv2", "PIL.JpegImagePlugin", "pipeline.faces"} <= loaded
+    assert {"openvino", "cv2", "PIL.JpegImagePlugin", "pipeline.photos.faces"} <= loaded
     others = {"onnx", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib", "torch", "tensorflow"}
     network = {"http.client", "urllib.request", "ssl", "openvino.tools.ovc", "openvino_telemetry"}
     plugins = {"pillow_heif", "PIL.AvifImagePlugin", "PIL.WebPImagePlugin"}
@@ -209,8 +209,8 @@ def test_threads_may_use_openvino_at_once_from_the_start():
 import os, sys, threading
 from pathlib import Path
 import openvino as ov
-from pipeline.detector import load_detector
-from pipeline.scoring import Scorer
+from pipeline.detectors.detector import load_detector
+from pipeline.scoring.scoring import Scorer
 
 Scorer(load_detector(Path({str(DETECTOR)!r})), face_mode="none")
 sys.setswitchinterval(1e-6)

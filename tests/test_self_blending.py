@@ -10,13 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from models import ARCHITECTURES
-from pipeline import self_blending
-from pipeline.augmentation import NO_AUGMENTATION, show_augmentation
-from pipeline.dataset import Sample
-from pipeline.faces import FaceFinder
-from pipeline.images import read_image, resize
-from pipeline.labels import FAKE, REAL
-from pipeline.self_blending import (
+from pipeline.common.labels import FAKE, REAL
+from pipeline.data.dataset import Sample
+from pipeline.feeding import self_blending
+from pipeline.feeding.augmentation import NO_AUGMENTATION, show_augmentation
+from pipeline.feeding.self_blending import (
     BLENDING_RATIOS,
     SelfBlender,
     alter,
@@ -24,6 +22,8 @@ from pipeline.self_blending import (
     find_landmarks,
     self_blend,
 )
+from pipeline.photos.faces import FaceFinder
+from pipeline.photos.images import read_image, resize
 from tests.shared import SHARED, needs_shared
 from tests.tiny_dataset import portrait
 

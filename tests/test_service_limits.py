@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipeline.inputs import find_photos
-from pipeline.uploads import Places, Refusal
+from pipeline.photos.inputs import find_photos
+from pipeline.requests.uploads import Places, Refusal
 from tests.conftest import FACE_SAMPLE, SAMPLES
 from tests.web_service import client, files, metric, serving, wait_for
 

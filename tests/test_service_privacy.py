@@ -7,10 +7,10 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from pipeline.guard import Guard
-from pipeline.service_metrics import Metrics
-from pipeline.service_settings import Settings
-from pipeline.uploads import display_name
+from pipeline.requests.guard import Guard
+from pipeline.requests.metrics import Metrics
+from pipeline.requests.settings import Settings
+from pipeline.requests.uploads import display_name
 from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
 from tests.web_service import files, serving
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipeline.detector import WEIGHTS
-from pipeline.errors import UserError
-from pipeline.inputs import find_photos
-from pipeline.service_settings import Settings, describe_settings, read_settings
+from pipeline.common.errors import UserError
+from pipeline.detectors.detector import WEIGHTS
+from pipeline.photos.inputs import find_photos
+from pipeline.requests.settings import Settings, describe_settings, read_settings
 from tests.conftest import DETECTOR, FACE_SAMPLE, REPOSITORY, SAMPLES
 from tests.web_service import Running, client, files, metric, serving, wait_for
 

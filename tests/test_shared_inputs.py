@@ -6,7 +6,7 @@ import shutil
 import httpx
 import pytest
 
-from pipeline.row_files import read_rows
+from pipeline.rows.files import read_rows
 from tests.conftest import FACE_SAMPLE
 from tests.shared import SHARED, needs_shared
 from tests.web_service import serving

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from pipeline.comparison_report import summary_table
-from pipeline.metrics import bootstrap_weights, evaluate, evaluate_with_intervals
-from pipeline.shares import mean_of_shares, share_of, wilson
+from pipeline.comparison.report import summary_table
+from pipeline.evaluation.metrics import bootstrap_weights, evaluate, evaluate_with_intervals
+from pipeline.evaluation.shares import mean_of_shares, share_of, wilson
 
 Z = norm.ppf(0.975)
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from pipeline.comparison_entries import find
-from pipeline.comparison_scores import score
-from pipeline.dataset import load_samples
-from pipeline.detector import load_detector
-from pipeline.finishing import predict
-from pipeline.metrics import auc, evaluate
-from pipeline.robustness import CLEAN, GRID
-from pipeline.runtime import Runtime
+from pipeline.comparison.entries import find
+from pipeline.comparison.scores import score
+from pipeline.data.dataset import load_samples
+from pipeline.detectors.detector import load_detector
+from pipeline.detectors.runtime import Runtime
+from pipeline.evaluation.metrics import auc, evaluate
+from pipeline.evaluation.robustness import CLEAN, GRID
+from pipeline.training.finishing import predict
 from tests.conftest import REPOSITORY
 from tests.shared import SHARED, needs_shared
 

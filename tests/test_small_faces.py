@@ -9,10 +9,10 @@ import skimage.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import face_windows
-from pipeline.face_windows import INKLING_SCALE, SURE_SCALE, Window, tiles, windows_around
-from pipeline.faces import Face, FaceFinder
-from pipeline.images import read_image
+from pipeline.photos import face_windows
+from pipeline.photos.face_windows import INKLING_SCALE, SURE_SCALE, Window, tiles, windows_around
+from pipeline.photos.faces import Face, FaceFinder
+from pipeline.photos.images import read_image
 from tests.shared import SHARED, needs_shared
 from tests.test_faces import iou, paste_face
 
@@ -130,7 +130,7 @@ def test_a_portrait_is_not_looked_at_all_over_again(finder, monkeypatch):
             looked_at.append((right - left) * (bottom - top) * scale**2)
         return windows
 
-    monkeypatch.setattr("pipeline.faces.windows_around", noted)
+    monkeypatch.setattr("pipeline.photos.faces.windows_around", noted)
     assert len(finder.find(photo)) == 1
     assert sum(looked_at) < 960 * 720
 

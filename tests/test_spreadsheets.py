@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.row_files import open_output, read_rows
-from pipeline.row_formats import Csv
-from pipeline.rows import FIELDS, Row
+from pipeline.rows.files import open_output, read_rows
+from pipeline.rows.formats import Csv
+from pipeline.rows.rows import FIELDS, Row
 from tests.test_rows import MODELS, face
 
 FORMULAS = (

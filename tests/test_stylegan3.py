@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.stylegan3 import Generator, build_generator, low_pass
-from pipeline.errors import UserError
-from pipeline.generation import generate, load_generator, save_generator
+from pipeline.common.errors import UserError
+from pipeline.service.generation import generate, load_generator, save_generator
 from tests.official_pickles import SMALL
 from tests.shared import SHARED
 

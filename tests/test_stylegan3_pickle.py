@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from models.stylegan3_pickle import Refused, read_official
-from pipeline.errors import UserError
-from pipeline.generation import convert, generate, load_generator
+from pipeline.common.errors import UserError
+from pipeline.service.generation import convert, generate, load_generator
 from tests.conftest import REPOSITORY
 from tests.official_pickles import SMALL, EasyDict, Persistent, dump, networks
 from tests.test_stylegan3 import needs_reference, random_generator, reference  # noqa: F401

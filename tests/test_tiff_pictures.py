@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import ImageError
-from pipeline.images import PHOTO_SUFFIXES, read_image
+from pipeline.common.errors import ImageError
+from pipeline.photos.images import PHOTO_SUFFIXES, read_image
 from tests.broken_files import encoded, make_tiff
 from tests.odd_pictures import CFA, LINEAR_RAW, raw_like_tiff
 from tests.shared import SHARED, needs_shared

@@ -25,21 +25,23 @@ from safetensors.torch import load_file
 
 import train_vit
 from models import ARCHITECTURES
-from pipeline import command_line, torch_progress, torch_trainer
-from pipeline.batches import Batches
-from pipeline.dataset import load_dataset
-from pipeline.detector import GRAPH, load_detector
-from pipeline.errors import UserError
-from pipeline.finishing import predict
-from pipeline.metrics import auc
-from pipeline.runs import read_history
-from pipeline.runtime import Runtime
-from pipeline.torch_average import MovingAverage
-from pipeline.torch_device import uses_bf16
-from pipeline.torch_trainer import Classifier
-from pipeline.torch_training import TorchEngine
-from pipeline.torch_weights import WEIGHTS, starting_point
-from pipeline.tuning import Tuning, tune
+from pipeline.common import command_line
+from pipeline.common.errors import UserError
+from pipeline.data.dataset import load_dataset
+from pipeline.detectors.detector import GRAPH, load_detector
+from pipeline.detectors.runtime import Runtime
+from pipeline.evaluation.metrics import auc
+from pipeline.feeding.batches import Batches
+from pipeline.torch_engine import progress as torch_progress
+from pipeline.torch_engine import trainer as torch_trainer
+from pipeline.torch_engine.average import MovingAverage
+from pipeline.torch_engine.device import uses_bf16
+from pipeline.torch_engine.trainer import Classifier
+from pipeline.torch_engine.training import TorchEngine
+from pipeline.torch_engine.tuning import Tuning, tune
+from pipeline.torch_engine.weights import WEIGHTS, starting_point
+from pipeline.training.finishing import predict
+from pipeline.training.runs import read_history
 from tests import tiny_timm
 from tests.tiny_dataset import make_dataset
 from tests.tiny_timm import RESNET, VIT, faces

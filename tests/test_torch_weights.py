@@ -21,11 +21,11 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from models import ARCHITECTURES, resnet50
 from models.efficientnet_lite import packaged_imagenet
-from pipeline import hub
-from pipeline.detector import write_detector
-from pipeline.errors import UserError
-from pipeline.images import resize
-from pipeline.torch_weights import WEIGHTS, starting_point
+from pipeline.common.errors import UserError
+from pipeline.detectors.detector import write_detector
+from pipeline.foreign import hub
+from pipeline.photos.images import resize
+from pipeline.torch_engine.weights import WEIGHTS, starting_point
 from tests.tiny_dataset import make_dataset
 from tests.tiny_timm import RESNET, VIT, faces
 

@@ -22,19 +22,19 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models import ARCHITECTURES
-from pipeline.batches import Batches
-from pipeline.dataset import load_dataset
-from pipeline.detector import check_folder, load_detector
-from pipeline.engine import Plan
-from pipeline.errors import UserError
-from pipeline.files import sha256_of
-from pipeline.images import read_image
-from pipeline.inputs import find_photos
-from pipeline.metrics import auc
-from pipeline.runs import read_history
-from pipeline.runtime import Runtime
-from pipeline.scoring import Scorer
-from pipeline.shares import wilson
+from pipeline.common.errors import UserError
+from pipeline.common.files import sha256_of
+from pipeline.data.dataset import load_dataset
+from pipeline.detectors.detector import check_folder, load_detector
+from pipeline.detectors.runtime import Runtime
+from pipeline.evaluation.metrics import auc
+from pipeline.evaluation.shares import wilson
+from pipeline.feeding.batches import Batches
+from pipeline.feeding.engine import Plan
+from pipeline.photos.images import read_image
+from pipeline.photos.inputs import find_photos
+from pipeline.scoring.scoring import Scorer
+from pipeline.training.runs import read_history
 from tests.conftest import DETECTOR
 from tests.shared import SHARED, needs_shared
 from tests.tiny_dataset import make_dataset
@@ -55,7 +55,10 @@ moment, number, output = sys.argv[1], int(sys.argv[2]), sys.argv[sys.argv.index(
 sys.argv[:3] = ["train_meso.py"]
 
 import train_meso
-from pipeline import command_line, keras_callbacks, keras_training, training
+from pipeline.common import command_line
+from pipeline.keras_engine import callbacks as keras_callbacks
+from pipeline.keras_engine import training as keras_training
+from pipeline.training import training
 
 def kill_after(owner, name, counts=lambda *arguments: True, first=lambda *arguments: None):
     original, calls = getattr(owner, name), []
@@ -135,8 +138,8 @@ def reference(own_cache, data, tmp_path_factory) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def training():
-    """The module pipeline.keras_training, which takes TensorFlow's seconds to import."""
-    from pipeline import keras_training
+    """The module pipeline.keras_engine.training, which takes TensorFlow's seconds to import."""
+    from pipeline.keras_engine import training as keras_training
 
     return keras_training
 

@@ -13,11 +13,11 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from models import ARCHITECTURES, Architecture
-from pipeline.errors import UserError
-from pipeline.runtime import Runtime
-from pipeline.torch_export import export_graph
-from pipeline.torch_trainer import Classifier
-from pipeline.tuning import (
+from pipeline.common.errors import UserError
+from pipeline.detectors.runtime import Runtime
+from pipeline.torch_engine.export import export_graph
+from pipeline.torch_engine.trainer import Classifier
+from pipeline.torch_engine.tuning import (
     ADAPTER,
     TUNINGS,
     Tuning,

@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from pipeline import scoring
-from pipeline.detector import load_detector
-from pipeline.faces import FaceFinder
-from pipeline.images import read_image
-from pipeline.inputs import find_photos
-from pipeline.photo import Photo
-from pipeline.row_files import read_rows
-from pipeline.row_table import Summary, TableWriter
-from pipeline.rows import COMPARED_FIELDS, Row
-from pipeline.scoring import Scorer
+from pipeline.detectors.detector import load_detector
+from pipeline.photos.faces import FaceFinder
+from pipeline.photos.images import read_image
+from pipeline.photos.inputs import find_photos
+from pipeline.photos.photo import Photo
+from pipeline.rows.files import read_rows
+from pipeline.rows.rows import COMPARED_FIELDS, Row
+from pipeline.rows.table import Summary, TableWriter
+from pipeline.scoring import scoring
+from pipeline.scoring.scoring import Scorer
 from tests.broken_files import make_broken_files
 from tests.conftest import FACE_SAMPLE, SAMPLES, links
 from tests.test_commands import assert_refused, feed_until_rows_appear, many_photos, needs_posix

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from pipeline.detector import load_detector
-from pipeline.errors import UserError
-from pipeline.versions import (
+from pipeline.common.errors import UserError
+from pipeline.detectors.detector import load_detector
+from pipeline.detectors.versions import (
     copy_detector,
     current_version,
     keep_version,

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import ImageError
-from pipeline.frames import Sampling, with_frames
-from pipeline.images import read_image
-from pipeline.photo import Photo
-from pipeline.row_files import open_output, read_rows
-from pipeline.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row
-from pipeline.scoring import Scored
-from pipeline.timeline import draw_timeline
-from pipeline.video import _Tracks, join
+from pipeline.common.errors import ImageError
+from pipeline.photos.images import read_image
+from pipeline.photos.photo import Photo
+from pipeline.rows.files import open_output, read_rows
+from pipeline.rows.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row
+from pipeline.scoring.scoring import Scored
+from pipeline.scoring.timeline import draw_timeline
+from pipeline.scoring.video_rows import _Tracks, join
+from pipeline.videos.frames import Sampling, with_frames
 from tests.clips import make_clip, number_of, numbered, seen
 from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
 from tests.test_rows import MODELS, face
@@ -365,7 +365,7 @@ def test_the_command_scores_videos_among_photos(infer, tmp_path):
 def test_a_photo_costs_no_import_of_av():
     program = (
         "import sys; sys.argv = ['infer_meso4.py', sys.argv[1]]\n"
-        "import infer_meso4, pipeline.scoring_command\n"
+        "import infer_meso4, pipeline.scoring.scoring_command\n"
         "infer_meso4.main()\n"
         "assert 'av' not in sys.modules and 'matplotlib' not in sys.modules\n"
     )

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.detector import WEIGHTS
-from pipeline.installed import find_installed
+from pipeline.detectors.detector import WEIGHTS
+from pipeline.service.installed import find_installed
 from tests.browser import TIMEOUT, needs_chromium, watched_pages
 from tests.conftest import FACE_SAMPLE, SAMPLES
 from tests.web_service import serving, write_tiny_generator
@@ -294,10 +294,10 @@ def test_generate_and_another_face(browser, own_cache, tmp_path):
 @pytest.mark.slow
 def test_heat_map_and_its_slider(open_page):
     page = open_page()
-    if not importlib.util.find_spec("pipeline.explanation"):
+    if not importlib.util.find_spec("pipeline.scoring.explanation"):
         assert page.locator("input[name=explain]").is_disabled()
         assert "requirements.txt" in page.locator("#heat-note").inner_text()
-        pytest.skip("pipeline.explanation is not there yet")
+        pytest.skip("pipeline.scoring.explanation is not there yet")
     page.check("input[name=explain]")
     page.set_input_files("#files", FACE_SAMPLE)
     page.click("text=Check the photos")

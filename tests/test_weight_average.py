@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from pipeline import weight_average
-from pipeline.detector import change_detector, load_detector
-from pipeline.errors import UserError
-from pipeline.finishing import predict
-from pipeline.runtime import Runtime
-from pipeline.torch_export import export_graph
+from pipeline.common.errors import UserError
+from pipeline.detectors.detector import change_detector, load_detector
+from pipeline.detectors.runtime import Runtime
+from pipeline.torch_engine.export import export_graph
+from pipeline.training import weight_average
+from pipeline.training.finishing import predict
 from tests.conftest import REPOSITORY
 from tests.test_precision import copy_of
 from tests.tiny_dataset import make_dataset

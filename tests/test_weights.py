@@ -21,16 +21,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import weights
-from pipeline.errors import UserError
-from pipeline.packing import pack_detector
-from pipeline.weights import (
+from pipeline.common.errors import UserError
+from pipeline.foreign import downloads as weights
+from pipeline.foreign.downloads import (
     Release,
     check_entries,
     download,
     load_releases,
     status,
 )
+from pipeline.foreign.packing import pack_detector
 from tests.shared import SHARED, needs_shared
 
 REPOSITORY = Path(__file__).resolve().parent.parent

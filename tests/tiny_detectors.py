@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from models import ARCHITECTURES
-from pipeline.detector import GRAPH, describe_input, write_detector
+from pipeline.detectors.detector import GRAPH, describe_input, write_detector
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from models import MINUS_ONE_TO_ONE, Architecture
-from pipeline.augmentation import NO_AUGMENTATION
-from pipeline.batches import Batches
-from pipeline.dataset import load_dataset
-from pipeline.engine import Plan, Recipe, StartingPoint
+from pipeline.data.dataset import load_dataset
+from pipeline.feeding.augmentation import NO_AUGMENTATION
+from pipeline.feeding.batches import Batches
+from pipeline.feeding.engine import Plan, Recipe, StartingPoint
 
 ARCHITECTURE = Architecture("tiny", "tests.tiny_keras:tiny", 64, MINUS_ONE_TO_ONE, "NHWC")
 WATCHED = Architecture("tiny", "tests.tiny_keras:watched", 64, MINUS_ONE_TO_ONE, "NHWC")
@@ -106,7 +106,7 @@ def given_weights(model) -> None:
 
 def train(data: Path, run: Path, architecture=ARCHITECTURE, resume=False, pretrained=True, **given):
     """Train the network on the pictures of `data`; returns the Keras network of the best epoch."""
-    from pipeline import keras_training
+    from pipeline.keras_engine import training as keras_training
 
     recipe = keras_training.KerasRecipe(**SETTINGS | OF_THE_HEAD | given)
     batches = Batches(ARCHITECTURE, recipe, load_dataset(data), 1, keras_training.share())
@@ -133,7 +133,8 @@ def main() -> None:
     data, run, settings = sys.argv[1:]
     settings = json.loads(settings)
     run = Path(run.format(rank=os.environ.get("RANK", 0)))
-    from pipeline import keras_callbacks, keras_training
+    from pipeline.keras_engine import callbacks as keras_callbacks
+    from pipeline.keras_engine import training as keras_training
 
     if cpus := settings.pop("cpus", 0):
         import tensorflow as tf

@@ -11,7 +11,7 @@ from torch import nn
 import models
 from models import IMAGENET as IMAGENET_SCALING
 from models import MINUS_ONE_TO_ONE, Architecture, resnet50, vit
-from pipeline.images import resize
+from pipeline.photos.images import resize
 from tests.tiny_dataset import portrait
 
 SIDE = 64

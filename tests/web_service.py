@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from pipeline.service_routes import create_app
-from pipeline.service_settings import Settings
+from pipeline.requests.settings import Settings
+from pipeline.service.routes import create_app
 from tests.conftest import REPOSITORY
 from tests.shared import SHARED
 
@@ -104,13 +104,15 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 def write_tiny_generator(folder: Path) -> None:
     """A generator of 64 × 64 pixels with random weights, in a generator's folder; or skip."""
-    pytest.importorskip("pipeline.generation", reason="pipeline.generation is not there yet")
+    pytest.importorskip(
+        "pipeline.service.generation", reason="pipeline.service.generation is not there yet"
+    )
     material = SHARED / "stylegan3"
     if not material.is_dir():
         pytest.skip("needs the tiny generators in ../shared, which are not published")
     import torch
 
-    from pipeline.generation import save_generator
+    from pipeline.service.generation import save_generator
 
     arguments = json.loads((material / "stylegan3_t_config.json").read_text())
     with np.load(material / "stylegan3_t_weights.npz") as weights:

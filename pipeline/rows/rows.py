@@ -1,0 +1,67 @@
+"""The result rows of scoring, one a face.
+
+A file of rows has the same columns in the same order, whatever its format (rows/files.py). Where
+several networks score, each face has a row of each of them and there is one more column, agreement.
+Where there are videos, four more follow (VIDEO_FIELDS): all rows of a video have its path, a row of
+a frame has its `time`, and the rows that sum up the video and each face in it have `frames`.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Row:
+    """One face as one network sees it, or one photo without a face or with an error.
+
+    Of a video: the same of one frame, which `time` tells; or, with `frames`, what sums up one face
+    through the video or, with `face` empty, the whole video. Numbers are plain Python numbers.
+    """
+
+    path: str
+    face: int | None = None  # 0, 1, … within the photo; in a video the same from frame to frame
+    left: int | None = None  # pixels of the upright photo; right and bottom are exclusive
+    top: int | None = None
+    right: int | None = None
+    bottom: int | None = None
+    face_score: float | None = None  # 0…1, of the face finder
+    fake_probability: float | None = None  # 0…1, calibrated; the mean where a row sums up
+    verdict: str  # real, fake, uncertain, no face or error
+    threshold: float | None = None  # the fake_probability from which on a face is called fake
+    model: str | None = None
+    error: str | None = None  # a sentence
+    agreement: bool | None = None  # whether all networks give this face the same verdict
+    time: float | None = None  # seconds from the start of the video
+    frames: int | None = None  # that show the face; of a video: that were looked at
+    median: float | None = None  # of the frames' fake_probability
+    fake_share: float | None = None  # 0…1, of the frames whose verdict is fake
+
+    @property
+    def is_frame(self) -> bool:
+        """Whether this is about one frame of a video."""
+        return self.time is not None
+
+    def as_dict(self, fields: Sequence[str]) -> dict[str, str | int | float | bool | None]:
+        return {name: getattr(self, name) for name in fields}
+
+
+VIDEO_FIELDS = ("time", "frames", "median", "fake_share")  # at the end, where there are videos
+COMPARED_FIELDS = tuple(field.name for field in dataclasses.fields(Row))[: -len(VIDEO_FIELDS)]
+FIELDS = COMPARED_FIELDS[:-1]  # where one network scores
+
+# The fields that are numbers; agreement is a truth value, all others are text.
+WHOLE_NUMBERS = ("face", "left", "top", "right", "bottom", "frames")
+FRACTIONS = ("face_score", "fake_probability", "threshold", "time", "median", "fake_share")
+
+
+def by_face(rows: Iterable[Row]) -> list[list[Row]]:
+    """The rows of one photo by what they show: a face, or the whole picture, once for each network.
+
+    In the order in which each is first met; a photo's single row is by itself. In a video each
+    frame's faces are others, and what sums up is by itself.
+    """
+    faces: dict[tuple, list[Row]] = {}
+    for row in rows:
+        box = (row.left, row.top, row.right, row.bottom)
+        faces.setdefault((row.time, row.error, row.face, *box), []).append(row)
+    return list(faces.values())

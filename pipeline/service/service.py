@@ -1,0 +1,312 @@
+"""The web service behind its routes: photos of a form in, rows and pictures out."""
+
+import asyncio
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from starlette.requests import Request
+
+from pipeline.common.errors import ImageError, UserError
+from pipeline.photos.images import PHOTO_SUFFIXES, read_image
+from pipeline.photos.photo import Photo
+from pipeline.requests.metrics import Metrics
+from pipeline.requests.settings import SAMPLES, Settings
+from pipeline.requests.uploads import GONE, Form, Places, Refusal, Upload
+from pipeline.rows.rows import COMPARED_FIELDS, FIELDS, Row
+from pipeline.scoring.scoring import Scored
+from pipeline.service import pictures
+from pipeline.service.heat_maps import NO_EXPLAINER, Explained, HeatMaps, can_explain
+from pipeline.service.installed import (
+    NO_DETECTOR,
+    Installed,
+    LoadedScorers,
+    find_installed,
+    find_left_out,
+)
+from pipeline.service.work_queue import WorkQueue
+
+BATCH = 32  # photos that are scored together
+log = logging.getLogger("uvicorn.error")
+Result = TypeVar("Result")
+
+NO_GENERATOR = (
+    "No generator is installed. Download a StyleGAN3 network for faces from NVIDIA (under its "
+    "licence, for non-commercial use), convert it with python convert_stylegan3.py FILE.pkl "
+    "and try again."
+)
+
+
+class Shown(NamedTuple):
+    """A photo that has been scored, with what the page shows of it.
+
+    `width` and `height` are those of the upright photo, 0 where it could not be read; `preview` is
+    a data URI, or None; `seen` and `heat_maps` are data URIs, or None, of each row.
+    """
+
+    name: str
+    width: int
+    height: int
+    preview: str | None
+    rows: list[Row]
+    seen: list[str | None]
+    heat_maps: list[str | None]
+
+
+class Answer(NamedTuple):
+    """What a request has brought; `notes` are sentences on what could not be done."""
+
+    detectors: tuple[Installed, ...]
+    photos: list[Shown]
+    notes: list[str]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The columns of the rows, as of the scoring commands."""
+        return COMPARED_FIELDS if len(self.detectors) > 1 else FIELDS
+
+    def rows(self) -> list[dict]:
+        return [row.as_dict(self.fields) for photo in self.photos for row in photo.rows]
+
+    def as_json(self) -> dict:
+        """What /api/score answers; pictures only where they were asked for."""
+        photos = []
+        first = 0
+        for photo in self.photos:
+            described: dict[str, Any] = {
+                "name": photo.name,
+                "width": photo.width,
+                "height": photo.height,
+                "row_numbers": list(range(first, first + len(photo.rows))),
+            }
+            if photo.preview:
+                described["preview"] = photo.preview
+            if any(photo.heat_maps):
+                described["seen"] = photo.seen
+                described["heat_maps"] = photo.heat_maps
+            photos.append(described)
+            first += len(photo.rows)
+        models = [detector.name for detector in self.detectors]
+        return {"models": models, "rows": self.rows(), "photos": photos, "notes": self.notes}
+
+
+class Service:
+    """All that requests share; for the event loop's thread, which it never holds up."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.places = Places(settings.places, settings.max_waiting_mb * 1e6)
+        self.metrics = Metrics(lambda: self.places.taken)
+        self._weights = Path(settings.weights)
+        self._scorers = LoadedScorers(settings.models_kept)
+        self._scoring = WorkQueue(self._score_photos, most=BATCH, name="scoring")
+        # Heat maps and generated faces take seconds: they must not hold up plain scoring.
+        self._slow = WorkQueue(lambda _key, tasks: (task() for task in tasks), most=1, name="slow")
+        self._heat_maps = HeatMaps()
+        for folder in find_left_out(self._weights):
+            log.warning("%s does not say how well it does, so it is not offered", folder)
+        self._generator: Any = None
+
+    def close(self) -> None:
+        self._scoring.close()
+        self._slow.close()
+
+    def installed(self) -> list[Installed]:
+        return find_installed(self._weights)
+
+    def samples(self) -> list[str]:
+        """The names of the sample photos."""
+        return sorted(
+            path.name for path in SAMPLES.glob("*.*") if path.suffix.lower() in PHOTO_SUFFIXES
+        )
+
+    def choose(self, asked: Sequence[str]) -> tuple[Installed, ...]:
+        """The detectors that a form asks for: by name, "all", or the recommended one if none.
+
+        Raises Refusal: 422 for an unknown name, 503 where no detector is installed.
+        """
+        installed = self.installed()
+        if not installed:
+            raise Refusal(503, NO_DETECTOR)
+        asked = [name for name in asked if name]
+        if not asked:
+            return (installed[0],)
+        if "all" in asked:
+            return tuple(installed)
+        names = [detector.name for detector in installed]
+        if not set(asked) <= set(names):
+            raise Refusal(422, f"There is no such model; choose of {', '.join(names)}, or all.")
+        return tuple(detector for detector in installed if detector.name in asked)
+
+    async def score_form(self, form: Form, with_preview: bool) -> Answer:
+        """Score a form's photos, and the sample photos that it names, with the models it names."""
+        uploads = form.uploads + self._sample_uploads(form.fields.get("sample", []))
+        if not uploads:
+            raise Refusal(422, "There is no photo in the request; choose at least one.")
+        photos = [
+            _Picture(upload.name, lambda upload=upload: self._decode(upload)) for upload in uploads
+        ]
+        detectors = self.choose(form.fields.get("model", []))
+        return await self.score(photos, detectors, form.flag("explain"), with_preview)
+
+    async def score(
+        self,
+        photos: list["_Picture"],
+        detectors: tuple[Installed, ...],
+        explain: bool,
+        with_preview: bool,
+    ) -> Answer:
+        """Score photos; raises Refusal (503) where that takes longer than the settings allow."""
+        given_up = threading.Event()
+        looks = [_Look(photo, with_preview, given_up) for photo in photos]
+        notes: list[str] = []
+        try:
+            async with asyncio.timeout(self.settings.answer_seconds):
+                scored = await self._scoring.run(detectors, looks, size=len(looks))
+                explained = [Explained.nothing(one) for one in scored]
+                if explain and can_explain():
+                    explained, notes = await self._slow.run(
+                        object(), lambda: self._heat_maps.draw(detectors, scored)
+                    )
+                elif explain:
+                    notes.append(NO_EXPLAINER)
+        except TimeoutError:
+            raise Refusal(
+                503, "This took too long; send fewer or smaller photos, or try later.", 10
+            ) from None
+        except UserError as error:  # a damaged detector folder; the sentence names its path
+            log.error("%s", error)
+            raise Refusal(
+                503, "This detector cannot be loaded; choose another, or tell the keeper."
+            ) from None
+        finally:
+            given_up.set()
+        self.metrics.scored([row for one in scored for row in one.rows])
+        return Answer(
+            detectors,
+            [
+                Shown(
+                    look.photo.name, look.width, look.height, look.preview, one.rows, *pictures_of
+                )
+                for look, one, pictures_of in zip(looks, scored, explained, strict=True)
+            ],
+            notes,
+        )
+
+    async def generate_form(self, form: Form, with_preview: bool) -> Answer:
+        """Generate a face by a form's seed and truncation, and score it.
+
+        Raises Refusal: 422 for values out of range, 501 where there is no generator.
+        """
+        seed = _number(form, "seed", int, 0, 0, 2**32 - 1)
+        truncation = _number(form, "truncation", float, 0.7, 0, 1)
+        detectors = self.choose(form.fields.get("model", []))
+        image = await self._slow.run(object(), lambda: self._generate(seed, truncation))
+        name = f"generated face, seed {seed}, truncation {truncation:g}"
+        return await self.score(
+            [_Picture(name, lambda: image)], detectors, form.flag("explain"), with_preview
+        )
+
+    def _score_photos(
+        self, detectors: tuple[Installed, ...], requests: list[list["_Look"]]
+    ) -> Iterator[list[Scored]]:
+        """The scored photos of each request. Runs in the queue's thread."""
+        started = time.perf_counter()
+        scorer = self._scorers.get(detectors)
+        photos = (Photo(look.photo.name, read=look.read) for looks in requests for look in looks)
+        scored = scorer.look(photos)
+        for looks in requests:
+            yield list(itertools.islice(scored, len(looks)))
+        looked_at = sum(look.begun for looks in requests for look in looks)
+        self.metrics.batch(looked_at, time.perf_counter() - started)
+
+    def _decode(self, upload: Upload) -> np.ndarray:
+        return read_image(BytesIO(upload.content), int(self.settings.max_megapixels * 1e6))
+
+    def _sample_uploads(self, names: list[str]) -> list[Upload]:
+        names = [name for name in names if name]
+        if not set(names) <= set(self.samples()):
+            raise Refusal(422, f"There is no such sample; choose of {', '.join(self.samples())}.")
+        return [Upload(name, (SAMPLES / name).read_bytes()) for name in names[:1]]
+
+    def _generate(self, seed: int, truncation: float) -> np.ndarray:
+        try:
+            from pipeline.service import generation
+
+            if self._generator is None:
+                self._generator = generation.load_generator(Path(self.settings.generator))
+        except (ImportError, UserError) as error:
+            log.warning("no face can be generated: %s", error)
+            raise Refusal(501, NO_GENERATOR) from None
+        return generation.generate(self._generator, seed, truncation)
+
+
+async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
+    """Wait for the work of a request whose body has been read, and stop it when its sender leaves.
+
+    Raises Refusal then, which nobody reads.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Refusal(GONE, "The visitor has left.")
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Picture(NamedTuple):
+    """A photo to score: its name, and what decodes it."""
+
+    name: str
+    decode: Callable[[], np.ndarray]
+
+
+class _Look:
+    """Decodes a photo when its turn comes, and keeps what the page will show of it."""
+
+    def __init__(self, photo: _Picture, with_preview: bool, given_up: threading.Event):
+        self.photo = photo
+        self.begun = False  # never, where the request was given up before
+        self.width = self.height = 0
+        self.preview: str | None = None
+        self._with_preview = with_preview
+        self._given_up = given_up
+
+    def read(self) -> np.ndarray:
+        if self._given_up.is_set():
+            raise ImageError("the request was given up")
+        self.begun = True
+        image = self.photo.decode()
+        self.height, self.width = image.shape[:2]
+        if self._with_preview:
+            self.preview = pictures.preview(image)
+        return image
+
+
+def _number(
+    form: Form, name: str, kind: type, default: float, least: float, most: float
+) -> int | float:
+    text = form.fields.get(name, [""])[-1].strip()
+    try:
+        value = kind(text) if text else kind(default)
+    except ValueError:
+        value = None
+    if value is None or not least <= value <= most:
+        whole = "a whole number" if kind is int else "a number"
+        raise Refusal(422, f"{name} must be {whole} from {least} to {most}.")
+    return value

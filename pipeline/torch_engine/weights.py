@@ -1,0 +1,160 @@
+"""Weights to start a torch network from: detector folders, files, Hugging Face folders, the hub.
+
+Whatever they come from, they are brought to timm's names and checked against the network before
+anything slow happens. Only a head may be missing; then it is trained from scratch, and said so.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from models import Architecture
+from pipeline.common.errors import UserError
+from pipeline.detectors.detector import as_start, check_folder
+from pipeline.detectors.fake_class import FakeLabels, fake_outputs, unnamed
+from pipeline.feeding.engine import StartingPoint, is_first_process
+from pipeline.foreign.hub import HUB, download
+from pipeline.torch_engine.tuning import ADAPTER
+
+WEIGHTS = "model.safetensors"
+
+
+def starting_point(
+    init: str, architecture: Architecture, fake_labels: Sequence[str] = ()
+) -> StartingPoint:
+    """What `--init` means for a torch network.
+
+    "none" is from scratch, "imagenet" the weights that its architecture's file names; otherwise a
+    detector folder, a Hugging Face folder, a .safetensors file, or hf-hub:owner/name. The head of a
+    Hugging Face classifier is kept where its labels or `fake_labels` say what means fake. Raises
+    UserError for anything else, for weights of another network, and where the hub is out of reach.
+    """
+    labels = FakeLabels(fake_labels)
+    if init == "none":
+        labels.require_used()
+        return StartingPoint("scratch", None)
+    if init == "imagenet":
+        label, weights, adapter = "ImageNet", _imagenet(architecture), None
+    elif init.startswith(HUB):
+        folder = download(init.removeprefix(HUB), "--init")
+        label, (weights, adapter) = (
+            init.removeprefix(HUB),
+            read_weights(folder, architecture, labels),
+        )
+    else:
+        path = Path(init)
+        weights, adapter = read_weights(path, architecture, labels)
+        label = _name(path)
+    labels.require_used()
+    weights = _fitting(weights, architecture, init)
+    return StartingPoint(label, lambda network: _load(network, weights), adapter)
+
+
+def read_weights(
+    path: Path, architecture: Architecture, fake_labels: FakeLabels | None = None
+) -> tuple[dict, Path | None]:
+    """Weights under timm's names, and the folder of the LoRA adapter merged into them, if any.
+
+    Raises UserError where there are none, or a detector folder is of another architecture.
+    """
+    if not path.exists():
+        raise UserError(f"--init {path}: there is no such file or folder; `none` is from scratch.")
+    adapter = None
+    if (path / "detector.json").exists():
+        description = check_folder(path)
+        if description["architecture"] != architecture.name:
+            raise UserError(
+                f"--init {path}: this is a {description['architecture']}, not a "
+                f"{architecture.name}."
+            )
+        adapter = path / ADAPTER if (path / ADAPTER).is_dir() else None
+    file = path / WEIGHTS if path.is_dir() else path
+    try:
+        weights = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"--init {path}: no weights can be read from {file} ({error}); a .safetensors file, a "
+            "detector folder or a Hugging Face folder is wanted."
+        ) from None
+    if any(name.startswith("vit.") for name in weights):
+        weights = _from_transformers(weights, path, fake_labels or FakeLabels())
+    return weights, adapter
+
+
+def _imagenet(architecture: Architecture) -> dict[str, torch.Tensor]:
+    packaged = architecture.module.packaged_imagenet()
+    if packaged is not None:
+        return packaged
+    folder = download(architecture.module.IMAGENET[architecture.name], "--init imagenet")
+    return read_weights(folder, architecture)[0]
+
+
+def _from_transformers(
+    weights: dict, path: Path, fake_labels: FakeLabels
+) -> dict[str, torch.Tensor]:
+    """Under timm's names; with one logit of fake where it is known which of two classes that is."""
+    from models.vit import from_transformers
+    from pipeline.foreign.hugging_face import one_logit
+    from pipeline.foreign.hugging_face_folder import has_separate_classes, labels_in
+
+    try:
+        weights = from_transformers(weights)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"--init {path}: this is no ViT classifier ({error.args[0]}).") from None
+    classes = len(weights["head.weight"])
+    labels = labels_in(path / "config.json")
+    if labels is None or len(labels) != classes:
+        labels = unnamed(classes)
+    if classes != 2 or not (fake_labels or len(fake_outputs(labels)) == 1):
+        return weights
+    fake = fake_labels.choose(labels, f"--init {path}")
+    if is_first_process():
+        print(fake.in_words(f"--init {path}"), file=sys.stderr)
+    return one_logit(weights, fake.output, has_separate_classes(path))
+
+
+def _fitting(weights: dict, architecture: Architecture, init: str) -> dict[str, torch.Tensor]:
+    """The weights that the network has, all but a head of another shape; UserError otherwise."""
+    with torch.device("meta"):
+        wanted = {name: value.shape for name, value in architecture.build().state_dict().items()}
+    head = {name for name in wanted if name.rpartition(".")[0] in architecture.module.HEAD}
+    fitting = {
+        name: value
+        for name, value in weights.items()
+        if name not in head or value.shape == wanted[name]
+    }
+    missing = set(wanted) - set(fitting)
+    unknown = set(fitting) - set(wanted)
+    reshaped = {name for name in set(fitting) & set(wanted) if fitting[name].shape != wanted[name]}
+    if missing - head or unknown or reshaped:
+        name = min((missing - head) or unknown or reshaped)
+        raise UserError(
+            f"--init {init}: these are not the weights of a {architecture.name} ({name} is "
+            "missing, unknown or of another shape)."
+        )
+    if missing & head:
+        if is_first_process():
+            print(f"--init {init}: its head is another one; a new one is trained.", file=sys.stderr)
+        fitting = {name: value for name, value in fitting.items() if name not in head}
+    return fitting
+
+
+def _load(network: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    missing, unknown = network.load_state_dict(weights, strict=False)
+    assert not unknown and all(name not in weights for name in missing)
+
+
+def _name(path: Path) -> str:
+    if (path / "detector.json").exists():
+        return as_start(check_folder(path))
+    return path.name
+
+
+def owned(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors that safetensors can write: contiguous, and none a view of another."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
