@@ -42,7 +42,7 @@ bench: $(VENV)/everything-is-installed
 	$(BIN)/python benchmarks/readme_tables.py
 
 release: $(VENV)/scoring-is-installed
-	$(BIN)/python -m pipeline.foreign.release --base-url $(BASE_URL)
+	$(BIN)/python manage_detectors.py release --base-url $(BASE_URL)
 
 reproduce: $(VENV)/everything-is-installed
 	$(BIN)/python benchmarks/reproduce.py --data "$(FACES)"

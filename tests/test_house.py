@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,49 +12,69 @@ from models import ARCHITECTURES, KerasNetworks, TorchNetworks
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(REPOSITORY.glob("*.py"))
-MODULES = sorted((REPOSITORY / "models").glob("*.py")) + sorted(
-    (REPOSITORY / "pipeline").glob("*.py")
-)
+PIPELINE = REPOSITORY / "pipeline"
+MODULES = sorted((REPOSITORY / "models").glob("*.py")) + sorted(PIPELINE.rglob("*.py"))
+# Each room of pipeline/, and the rooms that it uses: all of them above it.
+ARROWS = {
+    "common": "",
+    "photos": "common",
+    "videos": "common photos",
+    "detectors": "common",
+    "foreign": "common detectors",
+    "data": "common photos videos",
+    "evaluation": "common photos detectors data",
+    "feeding": "common photos data",
+    "keras_engine": "common detectors foreign data feeding",
+    "torch_engine": "common detectors foreign data evaluation feeding",
+    "training": "common photos detectors foreign data evaluation feeding keras_engine torch_engine",
+    "rows": "common photos detectors",
+    "scoring": "common photos videos detectors foreign keras_engine torch_engine rows",
+    "comparison": "common photos detectors foreign data evaluation training scoring",
+    "requests": "common detectors rows",
+    "service": "common photos detectors rows scoring requests",
+}
+MOST_FILES = 13  # in a room
+MOST_LINES = 400  # in a file
 # pipeline modules that train, audit, draw or command a cluster; scoring a photo needs none of them
 TRAINING_ONLY = {
-    "audit",
-    "batches",
-    "comparison",
-    "comparison_entries",
-    "comparison_figures",
-    "comparison_mistakes",
-    "comparison_record",
-    "comparison_report",
-    "comparison_scores",
-    "cluster",
-    "cluster_listing",
-    "engine",
-    "finishing",
-    "hub",
-    "hugging_face",
-    "incremental",
-    "keras_backend",
-    "keras_callbacks",
-    "keras_export",
-    "keras_training",
-    "keras_weights",
-    "leaks",
-    "metrics",
-    "model_index",
-    "precision",
-    "published",
-    "report",
-    "shares",
-    "torch_average",
-    "torch_device",
-    "torch_export",
-    "torch_progress",
-    "torch_recipe",
-    "torch_trainer",
-    "torch_training",
-    "torch_weights",
-    "training",
-    "tuning",
+    "comparison.comparison",
+    "comparison.entries",
+    "comparison.figures",
+    "comparison.mistakes",
+    "comparison.record",
+    "comparison.report",
+    "comparison.scores",
+    "data.audit",
+    "data.leaks",
+    "evaluation.metrics",
+    "evaluation.model_card",
+    "evaluation.model_index",
+    "evaluation.precision",
+    "evaluation.shares",
+    "feeding.batches",
+    "feeding.engine",
+    "foreign.hub",
+    "foreign.hugging_face",
+    "keras_engine.backend",
+    "keras_engine.callbacks",
+    "keras_engine.export",
+    "keras_engine.training",
+    "keras_engine.weights",
+    "scoring.cluster",
+    "scoring.cluster_listing",
+    "scoring.importing",
+    "torch_engine.average",
+    "torch_engine.device",
+    "torch_engine.export",
+    "torch_engine.progress",
+    "torch_engine.recipe",
+    "torch_engine.trainer",
+    "torch_engine.training",
+    "torch_engine.tuning",
+    "torch_engine.weights",
+    "training.finishing",
+    "training.incremental",
+    "training.training",
 }
 HEAVY = {
     "av",
@@ -89,6 +110,24 @@ def imported(path: Path, top_level_only: bool = False) -> set[str]:
     return names
 
 
+def module_of(path: Path) -> str:
+    """pipeline/rows/files.py → rows.files"""
+    return ".".join(path.relative_to(PIPELINE).with_suffix("").parts)
+
+
+def uses(path: Path) -> set[str]:
+    """The modules of pipeline/ that a file imports or names in a string, as `python -m` and
+    importlib take it: {"rows.files", …}."""
+    there = {module_of(module) for module in PIPELINE.rglob("*.py")}
+    constants = {
+        node.value
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    names = {name.removeprefix("pipeline.") for name in imported(path) | constants}
+    return names & there - {module_of(path) if PIPELINE in path.parents else ""}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_imports_never_go_back_up(path):
     scripts = {script.stem for script in SCRIPTS}
@@ -96,6 +135,30 @@ def test_imports_never_go_back_up(path):
     assert not {name.split(".")[0] for name in names} & scripts
     if path.parent.name == "models":
         assert not {name for name in names if name.split(".")[0] in ("pipeline", "runpy")}
+
+
+def test_each_room_uses_only_rooms_above_it():
+    order = list(ARROWS)
+    for room, above in ARROWS.items():
+        assert not set(above.split()) - set(order[: order.index(room)])
+    found = {room: set() for room in ARROWS}
+    for path in PIPELINE.glob("*/*.py"):
+        found[path.parent.name] |= {name.split(".")[0] for name in uses(path)} - {path.parent.name}
+    assert found == {room: set(above.split()) for room, above in ARROWS.items()}
+    assert {path.name for path in PIPELINE.glob("*.py")} == {"__init__.py"}
+
+
+def test_no_files_of_a_room_import_each_other_in_a_circle():
+    graph = {module_of(path): uses(path) for path in PIPELINE.glob("*/*.py")}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names them
+
+
+def test_rooms_and_files_stay_small():
+    for room in ARROWS:
+        files = [path for path in (PIPELINE / room).glob("*.py") if path.name != "__init__.py"]
+        assert len(files) <= MOST_FILES
+        for path in files:
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES, path
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -110,13 +173,13 @@ def test_scripts_are_tables_of_contents(path):
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in MODULES if path.parent.name == "pipeline" and path.stem not in TRAINING_ONLY],
-    ids=lambda path: path.name,
+    [path for path in PIPELINE.glob("*/*.py") if module_of(path) not in TRAINING_ONLY],
+    ids=module_of,
 )
 def test_what_scoring_imports_is_lean(path):
     names = imported(path, top_level_only=True)
     assert not {name.split(".")[0] for name in names} & HEAVY
-    assert not {f"pipeline.{name}" for name in TRAINING_ONLY - {"published"}} & names
+    assert not {f"pipeline.{name}" for name in TRAINING_ONLY} & names
 
 
 def test_style():
@@ -130,11 +193,13 @@ def test_style():
         assert ruff.returncode == 0, ruff.stdout + ruff.stderr
 
 
-@pytest.mark.parametrize("engine", ["keras_training.KerasEngine", "torch_training.TorchEngine"])
+@pytest.mark.parametrize(
+    "engine", ["keras_engine/training.KerasEngine", "torch_engine/training.TorchEngine"]
+)
 def test_each_engine_offers_what_the_protocol_says(engine):
     """Compared as source, since no process should import both frameworks for it."""
     file, name = engine.split(".")
-    promised = methods_of("engine", "Engine")
+    promised = methods_of("feeding/engine", "Engine")
     assert promised and promised.items() <= methods_of(file, name).items()
     assert "pipeline.training.training" not in imported(REPOSITORY / "pipeline" / f"{file}.py")
 

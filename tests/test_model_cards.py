@@ -38,7 +38,7 @@ def test_a_card_is_written_again_and_nothing_else_changes(tmp_path):
     shutil.copytree(REPOSITORY / "weights" / "meso4", folder)
     before = contents(folder)
     main([str(folder), str(REPOSITORY / "weights" / "kinds.csv")])  # weights/* names files, too
-    assert contents(folder) == before, "run python -m pipeline.evaluation.model_card weights/*"
+    assert contents(folder) == before, "run python manage_detectors.py card weights/*"
 
 
 def test_a_folder_without_a_detector_is_refused(tmp_path):

@@ -41,8 +41,8 @@ def choose(folder: Path, data: Path, *options: str) -> dict:
     """Run the command, in a process of its own as NNCF imports torch; the section it has stored."""
     command = [
         sys.executable,
-        "-m",
-        "pipeline.evaluation.precision",
+        "manage_detectors.py",
+        "precision",
         folder,
         "--data",
         data,

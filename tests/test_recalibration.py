@@ -40,7 +40,7 @@ def test_a_detector_is_calibrated_on_other_pictures(detector, tmp_path):
     (data / "validate" / "real" / "c_broken.jpg").write_bytes(b"no picture")
     keep_version(detector)
     before = load_detector(detector).description
-    command = [sys.executable, "-m", "pipeline.training.recalibrate", detector, "--data", data]
+    command = [sys.executable, "manage_detectors.py", "recalibrate", detector, "--data", data]
     ran = subprocess.run(
         [*command, "--threshold-rule", "each-fpr=0.1"],
         cwd=REPOSITORY,
@@ -49,7 +49,7 @@ def test_a_detector_is_calibrated_on_other_pictures(detector, tmp_path):
     )
     assert ran.returncode == 0, ran.stderr
     assert "threshold 0." in ran.stdout and "c_broken.jpg" in ran.stderr
-    assert "fp32 until pipeline.evaluation.precision" in ran.stderr
+    assert "fp32 until `manage_detectors.py precision`" in ran.stderr
 
     now = load_detector(detector)
     runtime = Runtime(now.graph, now.architecture)

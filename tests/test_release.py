@@ -135,7 +135,7 @@ def test_without_detectors_there_is_nothing_to_release(tmp_path, capsys):
 
 
 def test_the_command_from_outside(weights, tmp_path):
-    command = [sys.executable, "-m", "pipeline.foreign.release"]
+    command = [sys.executable, "manage_detectors.py", "release"]
     shown = subprocess.run(
         [*command, "--help"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
     )

@@ -20,9 +20,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.stylegan3_pickle import Refused, read_official
 from pipeline.common.errors import UserError
 from pipeline.service.generation import convert, generate, load_generator
+from pipeline.service.stylegan3_pickle import Refused, read_official
 from tests.conftest import REPOSITORY
 from tests.official_pickles import SMALL, EasyDict, Persistent, dump, networks
 from tests.test_stylegan3 import needs_reference, random_generator, reference  # noqa: F401
@@ -331,7 +331,7 @@ def test_bombs(tmp_path, weights):
         (tmp_path / f"{number}.pkl").write_bytes(content)
     program = (
         "import resource, sys\n"
-        "from models.stylegan3_pickle import Refused, read_official\n"
+        "from pipeline.service.stylegan3_pickle import Refused, read_official\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"
         "for path in sys.argv[1:]:\n"
         "    try:\n"

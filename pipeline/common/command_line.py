@@ -51,10 +51,15 @@ def run(
     os._exit(code)
 
 
-def script_parser(script_docstring: str) -> argparse.ArgumentParser:
-    """A parser whose --help is the script's docstring, as it is written, before the arguments."""
+def script_parser(script_docstring: str, command: str = "") -> argparse.ArgumentParser:
+    """A parser whose --help is the script's docstring, as it is written, before the arguments.
+
+    `command`: the one of manage_detectors.py's that it parses.
+    """
     return argparse.ArgumentParser(
-        description=script_docstring, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"manage_detectors.py {command}" if command else None,
+        description=script_docstring,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 

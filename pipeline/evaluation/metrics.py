@@ -1,9 +1,9 @@
 """How good a detector is: the usual figures, their intervals, and a test for two.
 
-The intervals of shares are Wilson's (`pipeline.evaluation.shares`), the others the bootstrap's. Every figure
-is computed for many bootstrap draws at once. A draw is a row of weights, which say how
-often each picture was drawn: 1,000 draws of 1,400 pictures take a fraction of a second, a loop over
-a library's figures takes minutes.
+The intervals of shares are Wilson's (shares.py), the others the bootstrap's. Every figure is
+computed for many bootstrap draws at once. A draw is a row of weights, which say how often each
+picture was drawn: 1,000 draws of 1,400 pictures take a fraction of a second, a loop over a
+library's figures takes minutes.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,6 +1,6 @@
 """The model card of a detector folder, with its figures.
 
-    python -m pipeline.evaluation.model_card weights/*      write the text of these model cards again
+    python manage_detectors.py card weights/*      write the text of these model cards again
 
 What a card says comes from detector.json; after the text has changed here, the command above puts
 it into folders that are there already. Weights, figures and metrics stay as they are.
@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from pipeline.common.command_line import run, script_parser
+from pipeline.common.command_line import script_parser
 from pipeline.detectors.calibration import MISSED_FAKES, equal_width_bins, in_words
 from pipeline.detectors.detector import change_detector, load_detector
 from pipeline.detectors.versions import copies_of, copy_detector
@@ -34,7 +34,7 @@ _SCORING_SCRIPTS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = script_parser(__doc__)
+    parser = script_parser(__doc__, "card")
     parser.add_argument("detectors", nargs="+", type=Path, metavar="DETECTOR")
     for folder in parser.parse_args(arguments).detectors:
         if folder.is_dir():  # weights/* names files, too
@@ -256,7 +256,3 @@ def _draw_reliability(
 def _save(figure: plt.Figure, path: Path) -> None:
     figure.savefig(path, dpi=100)
     plt.close(figure)
-
-
-if __name__ == "__main__":
-    run(main)

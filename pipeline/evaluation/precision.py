@@ -1,6 +1,6 @@
 """Find the fastest precision in which a detector gives the same answers, and record it.
 
-    python -m pipeline.evaluation.precision weights/meso4 --data dataset/
+    python manage_detectors.py precision weights/meso4 --data dataset/
 
 Candidates besides 32-bit floats are bfloat16, where the processor has it, and 8-bit integers: the
 graph is quantised after training by NNCF, calibrated on training pictures. A candidate is taken
@@ -38,7 +38,7 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script_parser(__doc__)
+    parser = script_parser(__doc__, "precision")
     parser.add_argument("detector", type=Path, help="the detector folder")
     parser.add_argument(
         "--data", type=Path, default=Path("dataset"), metavar="DIR|CSV", help="as for training"

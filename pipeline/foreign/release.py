@@ -1,6 +1,6 @@
 """Packs the detector folders for a release, so that large weights need not live in the repository.
 
-    python -m pipeline.foreign.release --base-url https://github.com/OWNER/REPOSITORY/releases/download/v1
+    python manage_detectors.py release --base-url https://github.com/OWNER/REPOSITORY/releases/download/v1
 
 Every detector folder below weights/ is verified against its own checksums and packed into
 release/<name>.tar; the same folder always gives the same bytes. SHA256SUMS lists the archives (for
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline.foreign.release",
+        prog="python manage_detectors.py release",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -137,7 +137,3 @@ def update_list(path: Path, entries: list[dict]) -> None:
     with atomic_write(path) as file:
         json.dump(list(listed.values()), file, indent=2, ensure_ascii=False)
         file.write("\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,7 +3,7 @@
 The folder, which convert_stylegan3.py writes, holds `model.safetensors` and `generator.json` (the
 arguments that the network is built with, the weights' checksum, where they come from). It appears
 whole or not at all, and nothing in it is a pickle; of NVIDIA's file nothing is run
-(models/stylegan3_pickle.py).
+(stylegan3_pickle.py).
 """
 
 import hashlib
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.stylegan3_pickle import MOST_BYTES, Refused, read_official
 from pipeline.common.errors import UserError
 from pipeline.common.files import recover_folder, write_folder
 from pipeline.detectors.detector import WEIGHTS
+from pipeline.service.stylegan3_pickle import MOST_BYTES, Refused, read_official
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a page without a generator needs none
     import torch

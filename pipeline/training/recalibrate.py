@@ -1,7 +1,7 @@
 """Choose a detector's temperature and threshold again, on labelled pictures of your own.
 
-    python -m pipeline.training.recalibrate weights/meso4 --data dataset/
-    python -m pipeline.training.recalibrate weights/meso4 --data dataset/ --threshold-rule each-fpr=0.02
+    python manage_detectors.py recalibrate weights/meso4 --data dataset/
+    python manage_detectors.py recalibrate weights/meso4 --data mine/ --threshold-rule fpr=0.02
 
 The network stays as it is. Its threshold was chosen on the validation pictures of its training; if
 your photos are of another kind, softer or more compressed, it may call too many of them fake. The
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.common.command_line import run, script_parser
+from pipeline.common.command_line import script_parser
 from pipeline.common.errors import UserError
 from pipeline.data.dataset import load_dataset
 from pipeline.detectors.calibration import DEFAULT_RULE, RULES
@@ -24,7 +24,7 @@ from pipeline.detectors.detector import INT8_GRAPH, change_detector, load_detect
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script_parser(__doc__)
+    parser = script_parser(__doc__, "recalibrate")
     parser.add_argument("detector", type=Path, help="the detector folder")
     parser.add_argument(
         "--data", type=Path, default=Path("dataset"), metavar="DIR|CSV", help="as for training"
@@ -82,14 +82,10 @@ def recalibrate(folder: Path, data: Path, rule: str) -> dict:
         if description.get("precision", {}).get("order", ["fp32"]) != ["fp32"]:
             del description["precision"]
             print(
-                "It scores in fp32 until pipeline.evaluation.precision is run again.",
+                "It scores in fp32 until `manage_detectors.py precision` is run again.",
                 file=sys.stderr,
             )
         write_model_card(new, description, labels, probabilities)
     for copy in copies:
         copy_detector(detector.folder, copy)
     return description
-
-
-if __name__ == "__main__":
-    sys.exit(run(main))

@@ -1,6 +1,6 @@
 """Average the weights of detectors of which each was trained further from the one before.
 
-    python -m pipeline.training.weight_average weights/first weights/second --shares 1 3 --data dataset/ \\
+    python manage_detectors.py average weights/first weights/second --shares 1 3 --data dataset/ \\
         --output weights/both
 
 After Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022: where a network was
@@ -10,10 +10,9 @@ printed: the validation AUC of each, and of the average. The result is calibrate
 --data and written as a detector folder of its own, with the training of the last one noted in it.
 """
 
-import sys
 from pathlib import Path
 
-from pipeline.common.command_line import positive_float, run, script_parser
+from pipeline.common.command_line import positive_float, script_parser
 from pipeline.common.errors import UserError
 from pipeline.data.dataset import load_dataset
 from pipeline.detectors.calibration import DEFAULT_RULE, RULES
@@ -21,7 +20,7 @@ from pipeline.detectors.detector import Detector, load_detector
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = script_parser(__doc__)
+    parser = script_parser(__doc__, "average")
     parser.add_argument("detectors", nargs="+", type=Path, help="detector folders, at least two")
     parser.add_argument(
         "--shares", nargs="+", type=positive_float, help="how much each counts (default: equally)"
@@ -110,7 +109,3 @@ def _training(detector: Detector) -> dict:
 
 def _fingerprint(detector: Detector) -> str | None:
     return _training(detector).get("fingerprint")
-
-
-if __name__ == "__main__":
-    sys.exit(run(main))
