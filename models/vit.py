@@ -17,6 +17,7 @@ from torch.nn.functional import layer_norm
 
 HEAD = ("head", "head.linear")
 CLIP_BLOCKS = (7, 8, 9, 10, 11, 12)  # whose class tokens vit_clip's head sees, counted from 1
+FROM_CLIP = ("vit_clip",)
 LORA_TARGETS = ("query", "value")
 SAVED_WITH_ADAPTER = ("head",)
 # Where on the Hugging Face hub the ImageNet weights are (ImageNet-21k, then 1k).
@@ -42,9 +43,15 @@ def vit_tiny_patch16_224(dropout: float = 0.0) -> nn.Module:
     return timm.create_model("vit_tiny_patch16_224", num_classes=1, drop_rate=dropout)
 
 
+def without_clips_end(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """CLIP's weights without what follows its blocks, which vit_clip does not have."""
+    ends = ("norm.", "head.weight", "head.bias", "fc_norm.")
+    return {name: value for name, value in weights.items() if not name.startswith(ends)}
+
+
 def vit_clip(dropout: float = 0.0) -> nn.Module:
     """CLIP's ViT-B/16: (N, 3, 224, 224), scaled as CLIP's are, → (N, 1) logits of fake. From
-    scratch; what makes it worth having are CLIP's weights (clip_weights.py)."""
+    scratch; what makes it worth having are CLIP's weights (--init clip)."""
     return _ClipViT(drop_rate=dropout)
 
 

@@ -6,17 +6,13 @@ import hashlib
 import itertools
 import os
 import re
+import secrets
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
-
-# Reading the mask means setting it for a moment, which other threads would notice: done once.
-_UMASK = os.umask(0o022)
-os.umask(_UMASK)
-
 
 _DEVICES = re.compile(r"con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]", re.IGNORECASE)
 
@@ -31,13 +27,14 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name may have 255 bytes, which can be as few as 63 characters.
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name[:50]}.", dir=path.parent)
+    temporary = path.parent / f".{path.name[:50]}.{secrets.token_hex(4)}"
+    # Unlike tempfile's, a file that is opened has the permissions that the user's umask gives.
+    file = open(temporary, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8")  # noqa: SIM115
     try:
-        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

@@ -65,6 +65,14 @@ def limit_libraries(root: Path = ROOT) -> None:
             os.environ.setdefault(name, str(threads))
 
 
+def one_thread_for_opencv() -> None:
+    """For programs that decode photos in as many threads as there are cores: OpenCV's own threads
+    would only compete with them."""
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
 def usable_memory(root: Path = ROOT) -> int:
     """How much memory this process may use, in bytes: what the machine has, or less where its
     control group or `ulimit -v` allows less. Others may be using some of it."""

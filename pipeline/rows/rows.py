@@ -7,7 +7,8 @@ a frame has its `time`, and the rows that sum up the video and each face in it h
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -54,14 +55,15 @@ WHOLE_NUMBERS = ("face", "left", "top", "right", "bottom", "frames")
 FRACTIONS = ("face_score", "fake_probability", "threshold", "time", "median", "fake_share")
 
 
-def by_face(rows: Iterable[Row]) -> list[list[Row]]:
+def by_face(rows: Iterable[Any], key: Callable[[Any], Row] = lambda row: row) -> list[list[Any]]:
     """The rows of one photo by what they show: a face, or the whole picture, once for each network.
 
     In the order in which each is first met; a photo's single row is by itself. In a video each
-    frame's faces are others, and what sums up is by itself.
+    frame's faces are others, and what sums up is by itself. `key` gives the row of what is no row.
     """
-    faces: dict[tuple, list[Row]] = {}
-    for row in rows:
+    faces: dict[tuple, list] = {}
+    for item in rows:
+        row = key(item)
         box = (row.left, row.top, row.right, row.bottom)
-        faces.setdefault((row.time, row.error, row.face, *box), []).append(row)
+        faces.setdefault((row.time, row.error, row.face, *box), []).append(item)
     return list(faces.values())

@@ -26,7 +26,7 @@ import pyarrow.parquet
 
 from pipeline.common.errors import ImageError, UserError
 from pipeline.common.files import atomic_write
-from pipeline.common.machine import usable_cores
+from pipeline.common.machine import one_thread_for_opencv, usable_cores
 from pipeline.detectors.detector import load_detector
 from pipeline.photos.images import read_image
 from pipeline.photos.photo import Photo
@@ -98,6 +98,7 @@ class Worker:
     def __init__(self, settings: Settings):
         self._cores = _own_cores(settings.cpus_per_worker)
         self._settings = settings
+        one_thread_for_opencv()
         self._parts = Parts(settings.output)
         self._scorer = Scorer(
             *(load_detector(Path(folder)) for folder in settings.detectors),

@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from pipeline.common.errors import ImageError
@@ -43,8 +42,6 @@ class Scorer:
         workers: int | None = None,
     ):
         openvino_core()
-        # The threads of `look` are as many as there are cores: OpenCV's own would only compete.
-        cv2.setNumThreads(1)
         with ThreadPoolExecutor(1) as pool:  # both take a while to get ready
             needs_search = any((face_mode or each.face_mode) != "none" for each in detectors)
             finder = pool.submit(FaceFinder) if needs_search else None
@@ -146,26 +143,24 @@ class Scorer:
     def _scored(self, prepared: "_Prepared", probabilities: list[Iterator[float]]) -> "Scored":
         if prepared.error or not prepared.faces:
             return self._without_face(prepared.photo, prepared.error)
-        pixels: dict[int, np.ndarray | None] = {}  # by the row's identity
-        rows = []
+        seen: list[tuple[Row, np.ndarray | None]] = []
         for network, views, its_probabilities in zip(
             self._networks, prepared.views, probabilities, strict=True
         ):
             its_rows = list(network.rows(prepared.photo.path, views, its_probabilities))
-            seen = [view.pixels for view in views] or [None]
-            pixels |= zip(map(id, its_rows), seen, strict=True)
-            rows += its_rows
-        for row in rows:
+            fed = [view.pixels for view in views] or [None]
+            seen += zip(its_rows, fed, strict=True)
+        for row, _ in seen:
             if row.fake_probability is not None and not math.isfinite(row.fake_probability):
                 return self._without_face(prepared.photo, NOT_FINITE.format(row.model))
-        faces = by_face(rows)
-        for rows in faces:
-            if len(rows) > 1:
-                agreement = len({row.verdict for row in rows}) == 1
-                for row in rows:
+        faces = by_face(seen, key=lambda pair: pair[0])
+        for of_face in faces:
+            if len(of_face) > 1:
+                agreement = len({row.verdict for row, _ in of_face}) == 1
+                for row, _ in of_face:
                     row.agreement = agreement
-        rows = [row for rows in faces for row in rows]
-        return Scored(prepared.photo, rows, [pixels[id(row)] for row in rows])
+        rows, pixels = zip(*(pair for of_face in faces for pair in of_face), strict=True)
+        return Scored(prepared.photo, list(rows), list(pixels))
 
     def _without_face(self, photo: Photo, error: str) -> "Scored":
         """A photo that shows no face or, where `error` holds a sentence, cannot be scored."""

