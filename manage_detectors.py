@@ -1,7 +1,8 @@
-"""What can be done with a finished detector folder: calibrate it anew, make it faster, release it.
+"""What can be done with a finished detector folder: calibrate it anew, make it fast, release it.
 
     python manage_detectors.py recalibrate weights/meso4 --data dataset/     a threshold of your own
     python manage_detectors.py precision weights/meso4 --data dataset/       8 bits, where it can
+    python manage_detectors.py shrink weights/vit --data dataset/            an eighth of the size
     python manage_detectors.py average weights/first weights/second …        one of several
     python manage_detectors.py card weights/*                                the model cards again
     python manage_detectors.py release --base-url https://…                  archives to upload
@@ -10,18 +11,17 @@ Each has its own --help.
 """
 
 import argparse
+from importlib import import_module
 
 from pipeline.common.command_line import run, script_parser
-from pipeline.evaluation import model_card, precision
-from pipeline.foreign import release
-from pipeline.training import recalibrate, weight_average
 
-COMMANDS = {
-    "recalibrate": recalibrate.main,
-    "precision": precision.main,
-    "average": weight_average.main,
-    "card": model_card.main,
-    "release": release.main,
+COMMANDS = {  # each module has main(arguments)
+    "recalibrate": "pipeline.training.recalibrate",
+    "precision": "pipeline.evaluation.precision",
+    "shrink": "pipeline.training.shrinking",
+    "average": "pipeline.training.weight_average",
+    "card": "pipeline.evaluation.model_card",
+    "release": "pipeline.foreign.release",
 }
 
 
@@ -30,7 +30,7 @@ def main() -> int | None:
     parser.add_argument("command", choices=tuple(COMMANDS))
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="those of the command")
     args = parser.parse_args()
-    return COMMANDS[args.command](args.arguments)
+    return import_module(COMMANDS[args.command]).main(args.arguments)
 
 
 if __name__ == "__main__":

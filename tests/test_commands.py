@@ -496,12 +496,16 @@ def test_help_comes_without_a_framework(script):
 
 
 def test_a_package_that_is_not_installed_is_named():
-    program = "from pipeline.commands import run; run(lambda: __import__('nothing_like.it'))"
+    program = (
+        "from pipeline.common.command_line import run; run(lambda: __import__('nothing_like.it'))"
+    )
     process = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True)
     assert_refused(process, "this needs nothing_like", "pip install -r requirements.txt")
 
 
 def test_a_mistake_of_our_own_is_not_taken_for_a_missing_package():
-    program = "from pipeline.commands import run; run(lambda: __import__('pipeline.nothing'))"
+    program = (
+        "from pipeline.common.command_line import run; run(lambda: __import__('pipeline.nothing'))"
+    )
     process = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True)
     assert process.returncode == 1 and b"ModuleNotFoundError" in process.stderr

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from manage_detectors import COMMANDS
 from tests.conftest import REPOSITORY
 
 README = REPOSITORY / "README.md"
@@ -95,11 +96,10 @@ def shown_flags() -> dict[str, dict[str, set[str]]]:
 
 @functools.cache
 def help_of(script: str) -> str:
-    if script.endswith(".py"):
-        [path] = [
-            p for p in (REPOSITORY / script, REPOSITORY / "benchmarks" / script) if p.exists()
-        ]
-        command = [str(path)]
+    name, *rest = script.split()
+    if name.endswith(".py"):
+        [path] = [p for p in (REPOSITORY / name, REPOSITORY / "benchmarks" / name) if p.exists()]
+        command = [str(path), *rest]
     else:
         command = ["-m", script]
     ran = subprocess.run(
@@ -114,9 +114,14 @@ def knows(script: str, flag: str) -> bool:
 
 
 def options_of(script: str) -> str:
-    """The part of its --help that argparse writes: the text before it may show other programs."""
+    """The part of its --help that argparse writes: the text before it may show other programs.
+
+    With that of its commands, where a script has several.
+    """
     usage, _, options = help_of(script).partition("\noptions:")
-    return usage.split("\n\n")[0] + options
+    commands = COMMANDS if script == "manage_detectors.py" else ()
+    below = [options_of(f"{script} {name}") for name in commands]
+    return "\n".join([usage.split("\n\n")[0], options, *below])
 
 
 def test_the_readme_is_one_page():
@@ -146,7 +151,8 @@ def test_the_tree_names_every_script_and_room():
     assert {path.name for name in patterns for path in REPOSITORY.glob(name)} == scripts
     rooms = {path.name for path in (REPOSITORY / "pipeline").iterdir() if any(path.glob("*.py"))}
     if rooms:
-        assert set(re.findall(r"^ {6}(\w+)/ ", tree, re.MULTILINE)) == rooms
+        named = re.findall(r"^ {6}((?:\w+/ +)+)", tree, re.MULTILINE)
+        assert {room for line in named for room in re.findall(r"\w+", line)} == rooms
 
 
 @pytest.mark.parametrize("script", sorted(shown_flags()))

@@ -64,7 +64,9 @@ TRAINING_ONLY = {
     "scoring.cluster_listing",
     "scoring.importing",
     "torch_engine.average",
+    "torch_engine.clip",
     "torch_engine.device",
+    "torch_engine.eight_bits",
     "torch_engine.export",
     "torch_engine.progress",
     "torch_engine.recipe",
@@ -74,6 +76,7 @@ TRAINING_ONLY = {
     "torch_engine.weights",
     "training.finishing",
     "training.incremental",
+    "training.shrinking",
     "training.training",
 }
 HEAVY = {

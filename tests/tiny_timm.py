@@ -57,7 +57,7 @@ def register() -> None:
     import train_vit
 
     models.ARCHITECTURES.update({network.name: network for network in (VIT, RESNET)})
-    train_vit.ARCHITECTURES += (VIT.name, RESNET.name)
+    train_vit.RECIPES.update(dict.fromkeys((VIT.name, RESNET.name), train_vit.RECIPE))
 
 
 def faces(number: int, side: int = SIDE) -> np.ndarray:

@@ -55,7 +55,11 @@ class Runtime:
             scaling.mean(list(architecture.scaling.mean)).scale(list(architecture.scaling.std))
             return steps.build()
 
-        settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision][1]}
+        settings = {
+            "INFERENCE_PRECISION_HINT": PRECISIONS[precision][1],
+            # Where weights have 8 bits, OpenVINO would round the activations, too, unasked.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+        }
         prepared_as = f"{architecture.layout} {architecture.scaling}"
         self._network = compiled_graph(graph, prepare, prepared_as, settings, checksum)
 

@@ -72,18 +72,19 @@ def choose_precision(folder: Path, data: Path, faces: int = 600, calibrate_on: i
     """
     detector = load_detector(folder)
     dataset = load_dataset(data)
-    checked_on = _pictures(detector, _spread(dataset.validate, faces))
+    checked_on = pictures_to_check(detector, dataset.validate, faces)
     if len(checked_on) < FEWEST_FACES:
         raise UserError(
             f"{data}: a precision is checked on at least {FEWEST_FACES} validation pictures, and "
             f"these are {len(checked_on)}."
         )
     with change_detector(detector, without=INT8_GRAPH) as (new, description):
-        _quantise(detector, _pictures(detector, _spread(dataset.train, calibrate_on)), new)
+        if "weights_in" not in description:  # NNCF wants 32-bit floats
+            _quantise(detector, pictures_to_check(detector, dataset.train, calibrate_on), new)
         section = check_precisions(detector, new, checked_on)
         if "int8" not in section["order"]:
             for name in INT8_GRAPH:
-                (new / name).unlink()
+                (new / name).unlink(missing_ok=True)
         description["precision"] = section
     return section
 
@@ -109,6 +110,8 @@ def check_precisions(detector: Detector, folder: Path, pixels: np.ndarray) -> di
     tried = {"fp32": {"cpu_ms_per_face": 1000 * seconds}}
     for precision in PRECISIONS:
         if precision == "fp32":
+            continue
+        if not (folder / PRECISIONS[precision][2]).exists():
             continue
         if not is_available(precision):
             tried[precision] = {"available": False}
@@ -192,8 +195,9 @@ def _quantise(detector: Detector, pixels: np.ndarray, folder: Path) -> None:
     ov.save_model(quantised, folder / INT8_GRAPH[0], compress_to_fp16=False)
 
 
-def _pictures(detector: Detector, samples: list[Sample]) -> np.ndarray:
-    """Whole pictures as the network is fed: (N, size, size, 3) uint8, without the unreadable ones.
+def pictures_to_check(detector: Detector, samples: list[Sample], number: int) -> np.ndarray:
+    """Up to `number` of the pictures, spread over them, whole and as the network is fed: (N, size,
+    size, 3) uint8, without the unreadable ones.
 
     Training has left those out as well, and named them.
     """
@@ -205,7 +209,9 @@ def _pictures(detector: Detector, samples: list[Sample]) -> np.ndarray:
 
     size = detector.architecture.input_size
     with ThreadPoolExecutor(usable_cores()) as pool:
-        pictures = [picture for picture in pool.map(read, samples) if picture is not None]
+        pictures = [
+            picture for picture in pool.map(read, _spread(samples, number)) if picture is not None
+        ]
     return np.array(pictures, np.uint8).reshape(-1, size, size, 3)
 
 

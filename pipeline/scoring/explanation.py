@@ -21,7 +21,7 @@ from PIL import Image, PngImagePlugin
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import atomic_write, portable_name
-from pipeline.detectors.detector import Detector
+from pipeline.detectors.detector import GRAPH, Detector
 from pipeline.rows.rows import Row
 from pipeline.scoring.scoring import Scored
 from pipeline.scoring.timeline import draw_timeline
@@ -45,7 +45,8 @@ class Explainer:
 
     def __init__(self, detector: Detector):
         framework = detector.architecture.framework
-        weights = detector.folder / WEIGHTS[framework]
+        in_graph = detector.description.get("weights_in") == "graph"
+        weights = detector.folder / (GRAPH if in_graph else WEIGHTS[framework])
         # Only a file that is listed has been verified.
         if weights.name not in detector.description["files"]:
             raise UserError(
@@ -250,10 +251,13 @@ def _torch_network(detector: Detector, weights: Path):
     from safetensors.torch import load_file
     from timm.models.vision_transformer import VisionTransformer
 
+    from pipeline.torch_engine.eight_bits import unpack
+
     with torch.device("meta"):  # without values: what the file lacks could not be computed with
         network = detector.architecture.build()
     with _weights_refused(detector, weights, SafetensorError, RuntimeError, OSError):
-        network.load_state_dict(load_file(weights), assign=True)
+        state = unpack(weights) if weights.name == GRAPH else load_file(weights)
+        network.load_state_dict(state, assign=True)
     network.eval().requires_grad_(False)
     if isinstance(network, VisionTransformer):
         return lambda pictures: [_integrated_gradients(network, pictures)]

@@ -15,11 +15,12 @@ from torch import nn
 
 from models import Architecture
 from pipeline.common.errors import UserError
-from pipeline.detectors.detector import as_start, check_folder
+from pipeline.detectors.detector import GRAPH, as_start, check_folder
 from pipeline.detectors.fake_class import FakeLabels, fake_outputs, unnamed
 from pipeline.feeding.engine import StartingPoint, is_first_process
 from pipeline.foreign.hub import HUB, download
 from pipeline.torch_engine import clip
+from pipeline.torch_engine.eight_bits import unpack
 from pipeline.torch_engine.tuning import ADAPTER
 
 WEIGHTS = "model.safetensors"
@@ -70,7 +71,7 @@ def read_weights(
     """
     if not path.exists():
         raise UserError(f"--init {path}: there is no such file or folder; `none` is from scratch.")
-    adapter = None
+    adapter, description = None, {}
     if (path / "detector.json").exists():
         description = check_folder(path)
         if description["architecture"] != architecture.name:
@@ -80,6 +81,8 @@ def read_weights(
             )
         adapter = path / ADAPTER if (path / ADAPTER).is_dir() else None
     file = path / WEIGHTS if path.is_dir() else path
+    if not file.exists() and description.get("weights_in") == "graph":
+        return unpack(path / GRAPH), adapter
     if file.suffix in clip.SUFFIXES:
         return clip.read_clip(file), None
     try:
