@@ -15,10 +15,10 @@ at or above the detector's threshold, `real` where hardly any fake scores that l
 between. A photo without a face gets `no face`, an unreadable one `error`; the others are scored.
 Exit codes: 0 all scored; 1 some photos could not be read; 2 wrong use or no weights; 130 Ctrl-C.
 
-The detector is weights/vit (ViT-Base/16), or, if that is missing, vit_small_patch16_224 or
-vit_tiny_patch16_224 beside it; train_vit.py writes all three, and the first line says which one
+The detector is weights/vit, which is shipped (CLIP's ViT-B/16, tuned), or, if that is missing,
+vit_clip, vit_small_patch16_224 or vit_tiny_patch16_224 beside it; the first line says which one
 scores. However it was tuned, scoring runs a single exported graph: a LoRA adapter costs nothing
-here, and neither torch nor timm is needed. On two cores ViT-Base takes about a tenth of a second a
+here, and neither torch nor timm is needed. On two cores ViT-B takes about a tenth of a second a
 face.
 """
 
@@ -27,7 +27,7 @@ from pipeline.scoring.opening import Network
 from pipeline.scoring.scoring_command import HOW_TO_GO_ON, score_photos, scoring_parser
 
 VIT = Network(
-    ("vit", "vit_small_patch16_224", "vit_tiny_patch16_224"),
+    ("vit", "vit_clip", "vit_small_patch16_224", "vit_tiny_patch16_224"),
     training="train_vit.py --data dataset/",
 )
 

@@ -216,3 +216,30 @@ def test_changes_that_nobody_asked_for_draw_nothing():
     random = rng(0)
     augment(PORTRAIT, 64, "area", NO_AUGMENTATION, random)
     assert random.random() == rng(0).random(9)[8], "one draw for each of the eight usual changes"
+
+
+def test_resaving_makes_pictures_of_all_sizes_alike():
+    for side in (64, 160, 320, 700):
+        image = stripes(side, side)
+        for seed in range(20):
+            result = augment(image, 224, "area", only("resave"), rng(seed)).astype(float)
+            assert result.shape == (224, 224, 3)
+            assert np.abs(result - resize(image, 224, "area")).mean() < 25  # still the picture
+
+
+def test_the_face_is_cut_out_at_margins_that_scoring_may_use():
+    image = np.zeros((400, 600, 3), np.uint8)
+    image[150:250, 200:300] = 255  # the face
+    shares = []
+    for seed in range(300):
+        result = augment(image, 224, "area", only("margin"), rng(seed), face=(200, 150, 300, 250))
+        shares.append(np.sqrt((result > 127).mean()))
+    margins = 1 / np.array(shares)
+    assert margins.min() == pytest.approx(1.1, abs=0.03)
+    assert margins.max() == pytest.approx(2.2, abs=0.06)
+
+
+def test_without_a_face_nothing_is_cut_out():
+    image = stripes(300, 400)
+    result = augment(image, 224, "area", only("margin"), rng(0), face=None)
+    assert (result == resize(image, 224, "area")).all()

@@ -312,3 +312,25 @@ def test_the_pasted_part_is_as_large_as_asked_for():
     assert np.mean(shares[1.0]) == pytest.approx(1 - (1 / 2 - 1 / 5 + 1 / 48), abs=0.02)
     assert np.mean(np.array(shares[1.0]) > 0.99) < 0.1 < np.mean(np.array(shares[0.05]) > 0.99)
     assert not black.any(), "the picture itself stays"
+
+
+def test_a_swap_and_its_original_are_changed_alike(tmp_path):
+    """Both show the same picture here, so that whatever differs comes from the changes."""
+    paths = [tmp_path / "original.png", tmp_path / "swap.png", tmp_path / "stranger.png"]
+    for path in paths:
+        Image.fromarray(portrait(np.random.default_rng(0))).save(path)
+    groups = ("pair", "pair", "other")
+    labels = (REAL, FAKE, REAL)
+    samples = [
+        Sample(path, label, group=group)
+        for path, label, group in zip(paths, labels, groups, strict=True)
+    ]
+    dataset = Dataset(tmp_path, samples, samples)
+    changes = Augmentation(flip=0.5, crop=1, brightness=1)
+    alike = make_batches(dataset, augmentation=changes, alike="group")
+    each = make_batches(dataset, augmentation=changes)
+    for epoch in range(4):
+        (original, swap, stranger), _ = alike.augmented(epoch, [0, 1, 2])
+        assert (original == swap).all() and (original != stranger).any()
+        (original, swap, _), _ = each.augmented(epoch, [0, 1, 2])
+        assert (original != swap).any()

