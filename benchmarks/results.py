@@ -28,7 +28,7 @@ from pipeline.comparison.entries import Entry, TestSet, find, kind_of, read_trai
 from pipeline.comparison.scores import Scores, score
 from pipeline.evaluation.metrics import Estimate, evaluate_with_intervals
 
-RECOMMENDED = "efficientnet_lite0"
+RECOMMENDED = "vit"
 # What a test set holds, for people who have never seen the folder.
 TITLES = {
     "stylegan": "StyleGAN portraits, FFHQ photos",

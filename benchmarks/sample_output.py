@@ -18,7 +18,7 @@ from benchmarks.measuring import ROOT, machine
 from pipeline.common.command_line import run
 from pipeline.common.files import atomic_write
 
-COMMAND = ["infer_xception_efficientnet.py", "samples", "--weights", "weights/efficientnet_lite0"]
+COMMAND = ["infer_vit.py", "samples", "--weights", "weights/vit"]
 SHOWN = (
     "fake_hopper_face_on_collins.jpg",
     "no_face_coffee.webp",
