@@ -2,9 +2,10 @@
 
 Every large matrix is stored as whole numbers with a step and a zero point for each output channel,
 and DequantizeLinear before its use: a fourth of the size, and the only copy that a detector folder
-needs, for scoring and for training on. Weights that lie on such a grid already, as those do of a
-network that was started from 8-bit weights and whose layer norms alone have learned, come back as
-they were; others are rounded by at most half a step.
+needs, for scoring and for training on. What is large lies in a file beside the graph, which stays
+the same, byte for byte, where only layer norms and the head learn. Weights that lie on such a grid
+already, as those do of a network that was started from 8-bit weights and whose layer norms alone
+have learned, come back as they were; others are rounded by at most half a step.
 """
 
 from pathlib import Path
@@ -14,7 +15,10 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 
+from pipeline.common.files import sha256_of
+
 FEWEST = 100_000  # numbers in a matrix that is worth it
+NUMBERS = "model.numbers.bin"  # beside the graph
 
 
 def pack(graph: Path, state: dict[str, torch.Tensor]) -> None:
@@ -40,6 +44,19 @@ def pack(graph: Path, state: dict[str, torch.Tensor]) -> None:
     for field, values in (("initializer", packed), ("node", nodes)):
         model.graph.ClearField(field)
         getattr(model.graph, field).extend(values)
+    numbers = graph.with_name(NUMBERS)
+    numbers.unlink(missing_ok=True)
+    onnx.save(
+        model,
+        graph,
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=numbers.name,
+        size_threshold=FEWEST,
+    )
+    # With it in the graph, the graph's own checksum tells whether anything is another.
+    model = onnx.load(graph, load_external_data=False)
+    helper.set_model_props(model, {numbers.name: sha256_of(numbers)})
     onnx.save(model, graph)
 
 
