@@ -35,7 +35,8 @@ RECIPE = {
     "layer_decay": 0.75,
 }
 # What CLIP has learned is worth keeping: only its layer norms learn, from pictures among which
-# neither size nor compression tells real from fake.
+# neither size nor compression tells real from fake. A third of them stay as they are: without any,
+# fewer fakes were found in unchanged photos.
 CLIP_RECIPE = {
     **TORCH,
     "init": "clip",
@@ -47,7 +48,7 @@ CLIP_RECIPE = {
     "balance": "generator",
     "alike": "group",
     "self_blended": 0.1,
-    "augmentation": replace(NO_AUGMENTATION, flip=0.5, brightness=0.3, margin=0.85, resave=1.0),
+    "augmentation": replace(NO_AUGMENTATION, flip=0.5, brightness=0.3, margin=0.7, resave=0.67),
 }
 RECIPES = {
     **dict.fromkeys(("vit", "vit_small_patch16_224", "vit_tiny_patch16_224"), RECIPE),

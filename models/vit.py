@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import layer_norm
 
 HEAD = ("head", "head.linear")
-CLIP_BLOCKS = (7, 8, 9, 10, 11, 12)  # whose class tokens vit_clip's head sees, counted from 1
+CLIP_BLOCKS = (7, 8, 9, 10, 11, 12)  # whose tokens vit_clip's head sees, counted from 1
 FROM_CLIP = ("vit_clip",)
 LORA_TARGETS = ("query", "value")
 SAVED_WITH_ADAPTER = ("head",)
@@ -55,23 +55,23 @@ def vit_clip(dropout: float = 0.0) -> nn.Module:
     return _ClipViT(drop_rate=dropout)
 
 
-class _ClassTokens(nn.Module):
-    """Class tokens of several blocks, each brought to mean 0 and variance 1, into one linear layer:
-    (N, blocks, D) → (N, 1)."""
+class _LinearHead(nn.Module):
+    """Features of several blocks, each brought to mean 0 and variance 1, into one linear layer:
+    (N, features, D) → (N, 1)."""
 
-    def __init__(self, blocks: int, width: int):
+    def __init__(self, features: int, width: int):
         super().__init__()
-        self.linear = nn.Linear(blocks * width, 1)
+        self.linear = nn.Linear(features * width, 1)
 
     def forward(self, x_NBD: torch.Tensor) -> torch.Tensor:
         return self.linear(layer_norm(x_NBD, x_NBD.shape[-1:]).flatten(1))
 
 
 class _ClipViT(VisionTransformer):
-    """timm's vit_base_patch16_clip_quickgelu_224 with a head that sees the class tokens of the
-    CLIP_BLOCKS: what tells a forgery lies in the middle blocks more than in the last one (Koutlis
-    and Papadopoulos, "Leveraging Representations from Intermediate Encoder-blocks for Synthetic
-    Image Detection", ECCV 2024)."""
+    """timm's vit_base_patch16_clip_quickgelu_224 with a head that sees the class token and the mean
+    of all patches after each of the CLIP_BLOCKS: what tells a forgery lies in the middle blocks more
+    than in the last one (Koutlis and Papadopoulos, "Leveraging Representations from Intermediate
+    Encoder-blocks for Synthetic Image Detection", ECCV 2024)."""
 
     def __init__(self, drop_rate: float):
         super().__init__(
@@ -81,21 +81,22 @@ class _ClipViT(VisionTransformer):
             num_classes=0,
         )
         self.norm = nn.Identity()  # it would follow the last block, of which the head sees the rest
-        self.head = _ClassTokens(len(CLIP_BLOCKS), self.embed_dim)
+        self.head = _LinearHead(2 * len(CLIP_BLOCKS), self.embed_dim)
         self.head_drop = nn.Dropout(drop_rate)
 
-    def class_tokens(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, 3, 224, 224) → (N, blocks, D): what the head sees."""
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, 224, 224) → (N, 2 · blocks, D): what the head sees, of each block the class token
+        and the mean of the patches."""
         x_NTD = self.norm_pre(self._pos_embed(self.patch_embed(x)))
-        tokens = []
+        features = []
         for number, block in enumerate(self.blocks, start=1):
             x_NTD = block(x_NTD)
             if number in CLIP_BLOCKS:
-                tokens.append(x_NTD[:, 0])
-        return torch.stack(tokens, dim=1)
+                features += [x_NTD[:, 0], x_NTD[:, 1:].mean(dim=1)]
+        return torch.stack(features, dim=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.head_drop(self.class_tokens(x)))
+        return self.head(self.head_drop(self.features(x)))
 
 
 def packaged_imagenet() -> None:

@@ -102,7 +102,7 @@ def test_the_package_gives_the_features_that_clip_is_known_for(tmp_path):
         image = Image.open(SHARED / name).convert("RGB").resize((224, 224), Image.BICUBIC)
         pixels = torch.from_numpy(CLIP(np.array(image))).permute(2, 0, 1)[None]
         with torch.inference_mode():
-            tokens = network.class_tokens(pixels)[0, CLIP_BLOCKS.index(9)]
+            tokens = network.features(pixels)[0, 2 * CLIP_BLOCKS.index(9)]
         np.testing.assert_allclose(
             tokens[:4].numpy(), outputs["class_token_after_block_9_first_4"], atol=2e-4
         )
@@ -114,7 +114,7 @@ def network() -> torch.nn.Module:
     return VIT_CLIP.build().eval()
 
 
-def test_the_head_sees_the_class_tokens_of_its_blocks(network):
+def test_the_head_sees_class_token_and_patches_of_its_blocks(network):
     pixels = torch.from_numpy(CLIP(faces(2, 224))).permute(0, 3, 1, 2)
     kept = []
     hooks = [
@@ -123,7 +123,8 @@ def test_the_head_sees_the_class_tokens_of_its_blocks(network):
     ]
     with torch.inference_mode():
         logits = network(pixels)
-        tokens = torch.stack([x_NTD[:, 0] for x_NTD in kept], dim=1)
+        seen = [[x_NTD[:, 0], x_NTD[:, 1:].mean(dim=1)] for x_NTD in kept]
+        tokens = torch.stack([feature for of_block in seen for feature in of_block], dim=1)
         centred = (tokens - tokens.mean(-1, keepdim=True)) / tokens.std(
             -1, keepdim=True, unbiased=False
         )
