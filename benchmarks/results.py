@@ -38,7 +38,7 @@ TITLES = {
     "gpt_4o": "GPT-4o portraits, All-Age-Faces photos",
     "utkface": "Soft and small real photos (UTKFace)",
 }
-IN_THE_README = ("stylegan", "dfdc", "text_to_image", "utkface")
+IN_THE_README = ("text_to_image", "dfdc", "gpt_4o", "utkface")
 KINDS = {"seen": "yes", "unseen": "no", "not stated": "not stated"}
 
 

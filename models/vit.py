@@ -69,9 +69,9 @@ class _LinearHead(nn.Module):
 
 class _ClipViT(VisionTransformer):
     """timm's vit_base_patch16_clip_quickgelu_224 with a head that sees the class token and the mean
-    of all patches after each of the CLIP_BLOCKS: what tells a forgery lies in the middle blocks more
-    than in the last one (Koutlis and Papadopoulos, "Leveraging Representations from Intermediate
-    Encoder-blocks for Synthetic Image Detection", ECCV 2024)."""
+    of all patches after each of the CLIP_BLOCKS: what tells a forgery lies in the middle blocks,
+    more than in the last one (Koutlis and Papadopoulos, "Leveraging Representations from
+    Intermediate Encoder-blocks for Synthetic Image Detection", ECCV 2024)."""
 
     def __init__(self, drop_rate: float):
         super().__init__(

@@ -54,6 +54,7 @@ def pack(graph: Path, state: dict[str, torch.Tensor]) -> None:
         location=numbers.name,
         size_threshold=FEWEST,
     )
+    numbers.chmod(graph.stat().st_mode)  # onnx would keep it from others
     # With it in the graph, the graph's own checksum tells whether anything is another.
     model = onnx.load(graph, load_external_data=False)
     helper.set_model_props(model, {numbers.name: sha256_of(numbers)})
