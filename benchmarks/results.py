@@ -6,7 +6,7 @@ DETECTOR is whatever compare_models.py takes; TEST is a folder with real/, fake/
 picture is taken whole and scored once; the scores are kept in reports/results.sqlite, so the same
 command goes on after an interruption. Prints a Markdown table and writes benchmarks/results.json:
 for each detector and test set the number of pictures, AUC, the fakes found and the real faces
-called fake at the detector's own threshold, each with its 95 % bootstrap interval, and how many
+called fake at the detector's own threshold, each with its 95 % interval, and how many
 of both are called uncertain. `python benchmarks/readme_tables.py` then puts the tables into place.
 compare_models.py makes a full report of the same detectors and pictures.
 """
@@ -89,8 +89,8 @@ def figures_of(entry: Entry, test_set: TestSet, scores: Scores) -> dict:
         "real": real,
         "fake": fake,
         "auc": figures.get("auc"),
-        "recall_fake": _rule_of_three(figures.get("recall_fake"), fake),
-        "called_fake": _rule_of_three(called_fake, real),
+        "recall_fake": figures.get("recall_fake"),
+        "called_fake": called_fake,
         "uncertain_real": _share(uncertain[labels == REAL]),
         "uncertain_fake": _share(uncertain[labels == FAKE]),
     }
@@ -145,15 +145,6 @@ def _of(result: dict, detector: str, names: tuple[str, ...] | dict[str, str]) ->
     """A detector's rows on these test sets, in their order."""
     rows = {row["test_set"]: row for row in result["rows"] if row["detector"] == detector}
     return [rows[name] for name in names if name in rows]
-
-
-def _rule_of_three(share: Estimate | None, count: int) -> Estimate | None:
-    """The share with an interval also where none or all of `count` were hit, of which a bootstrap
-    sees no spread: the truth may be 3 / count away."""
-    if share is None or 0 < share.value < 1:
-        return share
-    reach = min(1.0, 3 / count)
-    return Estimate(0.0, 0.0, reach) if share.value == 0 else Estimate(1.0, 1 - reach, 1.0)
 
 
 def _share(chosen: np.ndarray) -> float | None:

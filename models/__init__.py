@@ -84,6 +84,7 @@ class TorchNetworks(Protocol):
 
     HEAD: tuple[str, ...]  # the layers that no other task's weights have
     IMAGENET: dict[str, str]  # architecture → the weights' name on the Hugging Face hub
+    CLIP: dict[str, str]  # the same of CLIP's weights
     LORA_TARGETS: tuple[str, ...]  # ends of the names of the layers that LoRA adapts
     SAVED_WITH_ADAPTER: tuple[str, ...]  # ends of the names of what else an adapter holds
 

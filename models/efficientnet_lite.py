@@ -10,6 +10,7 @@ from torch import nn
 
 HEAD = ("classifier",)
 IMAGENET = {"efficientnet_lite0": "timm/tf_efficientnet_lite0.in1k"}  # on the Hugging Face hub
+CLIP = {}
 LORA_TARGETS = ("conv_pw", "conv_pwl")
 SAVED_WITH_ADAPTER = ("classifier", "bn1", "bn2", "bn3")
 

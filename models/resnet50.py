@@ -8,6 +8,7 @@ from torch import nn
 
 HEAD = ("fc",)
 IMAGENET = {"resnet50": "timm/resnet50.a1_in1k"}  # on the Hugging Face hub
+CLIP = {}
 LORA_TARGETS = ("conv1", "conv2", "conv3")
 # Batch normalization learns faces' statistics while an adapter trains: without them a restored
 # adapter meets a network that it was not trained with.

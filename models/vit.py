@@ -17,7 +17,6 @@ from torch.nn.functional import layer_norm
 
 HEAD = ("head", "head.linear")
 CLIP_BLOCKS = (7, 8, 9, 10, 11, 12)  # whose tokens vit_clip's head sees, counted from 1
-FROM_CLIP = ("vit_clip",)
 LORA_TARGETS = ("query", "value")
 SAVED_WITH_ADAPTER = ("head",)
 # Where on the Hugging Face hub the ImageNet weights are (ImageNet-21k, then 1k).
@@ -26,6 +25,7 @@ IMAGENET = {
     "vit_small_patch16_224": "timm/vit_small_patch16_224.augreg_in21k_ft_in1k",
     "vit_tiny_patch16_224": "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k",
 }
+CLIP = {"vit_clip": "timm/vit_base_patch16_clip_224.openai"}  # on the hub, too
 
 
 def vit(dropout: float = 0.0) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What happens around a network, one step to a file, named after the step."""
+"""What happens around a network, in rooms, one step to a file, named after the step."""
 
 from pipeline.common.out_of_memory import stop_where_memory_cannot_suffice
 

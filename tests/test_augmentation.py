@@ -239,6 +239,27 @@ def test_the_face_is_cut_out_at_margins_that_scoring_may_use():
     assert margins.max() == pytest.approx(2.2, abs=0.06)
 
 
+def test_the_sheet_shows_faces_cut_out(tmp_path):
+    path = tmp_path / "face.png"
+    image = np.zeros((400, 600, 3), np.uint8)
+    image[150:250, 200:300] = 255
+    Image.fromarray(image).save(path)
+    samples = [Sample(path, REAL), Sample(path, FAKE)]
+    sheet = tmp_path / "sheet.png"
+    show_augmentation(
+        samples,
+        ARCHITECTURES["meso4"],
+        only("margin"),
+        0,
+        sheet,
+        face_of=lambda path, image: (200, 150, 300, 250),
+    )
+    size = ARCHITECTURES["meso4"].input_size
+    shown = np.asarray(Image.open(sheet))[:size]
+    shares = [(shown[:, n * size : (n + 1) * size] > 127).mean() for n in range(8)]
+    assert shares[0] < 0.05 and min(shares[1:]) > 0.15
+
+
 def test_without_a_face_nothing_is_cut_out():
     image = stripes(300, 400)
     result = augment(image, 224, "area", only("margin"), rng(0), face=None)

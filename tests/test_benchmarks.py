@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import probes, readme_tables, results, subsets
+from benchmarks import probes, readme_tables, subsets
 from benchmarks.measuring import measure
 from pipeline.common.labels import FAKE, REAL
 from pipeline.data.dataset import Dataset, Sample
-from pipeline.evaluation.metrics import Estimate
 from tests.shared import SHARED, needs_shared
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -132,13 +131,6 @@ def test_results_are_measured_and_said(own_cache, tmp_path):
     shown = json.loads((REPOSITORY / "benchmarks" / "results.json").read_text())["rows"]
     [kept] = [row for row in shown if (row["detector"], row["test_set"]) == ("meso4", "gpt_4o")]
     assert value == pytest.approx(kept["auc"][0], abs=0.01)
-
-
-def test_none_of_many_may_still_be_some():
-    none, every = (results._rule_of_three(Estimate(x, x, x), 250) for x in (0.0, 1.0))
-    assert none == (0, 0, 0.012)
-    assert every == (1, 0.988, 1)
-    assert results._rule_of_three(Estimate(0.5, 0.4, 0.6), 250) == (0.5, 0.4, 0.6)
 
 
 def test_an_unknown_part_is_refused():

@@ -1,9 +1,11 @@
 """CLIP's ViT: its weights out of a package's graph, the head over several blocks, and 8 bits."""
 
+import copy
 import json
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,15 +17,29 @@ from hypothesis.extra import numpy as arrays
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from models import ARCHITECTURES, CLIP
+from models import ARCHITECTURES, CLIP, Architecture
 from models.vit import CLIP_BLOCKS, without_clips_end
 from pipeline.common.errors import UserError
+from pipeline.detectors.detector import (
+    GRAPH,
+    NUMBERS,
+    describe_input,
+    load_detector,
+    write_detector,
+)
 from pipeline.detectors.runtime import Runtime
-from pipeline.torch_engine import clip, weights
-from pipeline.torch_engine.eight_bits import NUMBERS, pack, quantised, unpack
-from pipeline.torch_engine.export import export_graph
+from pipeline.evaluation.precision import FEWEST_FACES
+from pipeline.foreign.packing import pack_detector, unpack_detector
+from pipeline.scoring.explanation import Explainer
+from pipeline.torch_engine import clip, eight_bits, weights
+from pipeline.torch_engine.eight_bits import pack, quantised, unpack
+from pipeline.torch_engine.export import export_graph, finished
+from pipeline.torch_engine.tuning import TUNINGS, Tuning, parameter_groups, plain, tune
+from pipeline.training import shrinking
+from tests.conftest import DETECTOR
 from tests.shared import SHARED
-from tests.tiny_timm import faces
+from tests.tiny_dataset import make_dataset
+from tests.tiny_timm import RESNET, VIT, faces
 
 VIT_CLIP = ARCHITECTURES["vit_clip"]
 
@@ -135,12 +151,22 @@ def test_the_head_sees_class_token_and_patches_of_its_blocks(network):
     torch.testing.assert_close(logits, by_hand, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", TUNINGS)
+def test_it_can_be_tuned_in_every_way(network, kind):
+    tuned = tune(copy.deepcopy(network), VIT_CLIP, Tuning(kind))
+    learning = {name for name, value in tuned.named_parameters() if value.requires_grad}
+    assert any("head" in name and "linear" in name for name in learning)
+    assert parameter_groups(tuned, 0.05, 1e-3, 0.75)
+    assert plain(tuned, VIT_CLIP).state_dict().keys() == network.state_dict().keys()
+
+
 def test_what_follows_clips_blocks_is_left_out(network):
     own = network.state_dict()
     theirs = own | {"norm.weight": torch.ones(768), "head.weight": torch.ones(512, 768)}
     assert without_clips_end(theirs).keys() == own.keys()
 
 
+@pytest.mark.slow
 def test_a_graph_in_8_bits_scores_as_its_weights_say_and_gives_them_back(
     network, tmp_path, own_cache
 ):
@@ -174,6 +200,92 @@ def test_a_graph_in_8_bits_scores_as_its_weights_say_and_gives_them_back(
     export_graph(network, 224, packed)
     pack(packed, network.state_dict())
     assert numbers.read_bytes() == kept and packed.read_bytes() != graph
+
+
+@pytest.fixture
+def tiny_detector(tmp_path, monkeypatch, own_cache) -> Path:
+    """A detector folder of a tiny ViT, of which no matrix is too small for 8 bits."""
+    monkeypatch.setattr(eight_bits, "FEWEST", 1_000)
+    monkeypatch.setitem(ARCHITECTURES, VIT.name, VIT)
+    torch.manual_seed(0)
+    return write_tiny(tmp_path / "tiny", VIT)
+
+
+def write_tiny(folder: Path, architecture: Architecture) -> Path:
+    trained = finished(architecture.build().eval(), architecture)
+    description = {
+        "name": folder.name,
+        "architecture": architecture.name,
+        "input": describe_input(architecture, "area"),
+        "face": {"mode": "none", "margin": 1.0},
+        "calibration": {
+            "temperature": 1.0,
+            "threshold": 0.5,
+            "uncertain_from": 0.4,
+            "rule": "fpr=0.05",
+        },
+        "metrics": {},
+        "training": {},
+    }
+    with write_detector(folder, description) as new:
+        trained.export(new / GRAPH)
+        trained.save_weights(new)
+    return folder
+
+
+def test_a_detector_shrinks_and_stays_the_same(tiny_detector, tmp_path, capsys):
+    data = make_dataset(tmp_path / "data", train=2, validate=2 * FEWEST_FACES)
+    pixels = faces(16, VIT.input_size)
+    before = Runtime.of(load_detector(tiny_detector)).logits(pixels)
+    arguments = [str(tiny_detector), "--data", str(data)]
+    assert shrinking.main(arguments) == 0
+    assert "8-bit" in capsys.readouterr().out
+
+    detector = load_detector(tiny_detector)
+    assert NUMBERS in detector.description["files"]
+    assert not (tiny_detector / "model.safetensors").exists()
+    np.testing.assert_allclose(Runtime.of(detector).logits(pixels), before, atol=0.04)
+    state, adapter = weights.read_weights(tiny_detector, VIT)
+    assert adapter is None
+    network = VIT.build().eval()
+    network.load_state_dict(state)
+    with torch.inference_mode():
+        scaled = torch.from_numpy(VIT.scaling(pixels)).permute(0, 3, 1, 2)
+        logits = network(scaled)[:, 0].numpy()
+    np.testing.assert_allclose(logits, Runtime.of(detector).logits(pixels), atol=1e-4)
+    assert Explainer(detector).heat_maps(pixels[:2]).shape == (2, VIT.input_size, VIT.input_size)
+
+    archive, copy = tmp_path / "tiny.tar", tmp_path / "copy" / "tiny"
+    with open(archive, "wb") as file:
+        pack_detector(tiny_detector, file)
+    copy.parent.mkdir()
+    unpack_detector(archive, "tiny", "https://example.org/tiny.tar", copy)
+    np.testing.assert_allclose(Runtime.of(load_detector(copy)).logits(pixels), logits, atol=1e-4)
+    with pytest.raises(UserError, match="already"):
+        shrinking.main(arguments)
+
+
+def test_what_8_bits_would_change_stays_as_it_is(tiny_detector, tmp_path, monkeypatch):
+    data = make_dataset(tmp_path / "data", train=2, validate=2 * FEWEST_FACES)
+    monkeypatch.setattr("pipeline.evaluation.precision.LARGEST_DIFFERENCE", -1)
+    files = {path.name: path.read_bytes() for path in tiny_detector.iterdir()}
+    with pytest.raises(UserError, match="stays as it is"):
+        shrinking.main([str(tiny_detector), "--data", str(data)])
+    assert files == {path.name: path.read_bytes() for path in tiny_detector.iterdir()}
+
+
+def test_a_graph_with_other_weights_than_the_network_is_refused(tmp_path, monkeypatch, own_cache):
+    """As it has where the exporter has folded batch normalization into a convolution."""
+    monkeypatch.setitem(ARCHITECTURES, RESNET.name, RESNET)
+    folder = write_tiny(tmp_path / "tiny", RESNET)
+    changed = {name: value + 1 for name, value in RESNET.build().state_dict().items()}
+    with pytest.raises(ValueError, match="other numbers"):
+        pack(folder / GRAPH, changed)
+
+
+def test_keras_networks_do_not_shrink(tmp_path):
+    with pytest.raises(UserError, match="torch"):
+        shrinking.shrink(DETECTOR, tmp_path)
 
 
 @given(

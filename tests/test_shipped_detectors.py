@@ -10,6 +10,7 @@ from pipeline.detectors.detector import load_detector
 from pipeline.detectors.runtime import Runtime
 from pipeline.evaluation.metrics import auc, evaluate
 from pipeline.evaluation.robustness import CLEAN, GRID
+from pipeline.foreign.packing import packed_sha256
 from pipeline.training.finishing import predict
 from tests.conftest import REPOSITORY
 from tests.shared import SHARED, needs_shared
@@ -43,8 +44,20 @@ def test_a_shipped_detector_is_whole_and_says_what_it_was_trained_on(folder):
     assert detector.description["metrics"]["images"] == validated_on
 
 
-@needs_shared
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_a_shipped_detector_can_be_released(folder):
+    assert len(packed_sha256(folder)) == 64
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    "folder",
+    [
+        pytest.param(folder, marks=[pytest.mark.slow] if folder.name == "vit" else [])
+        for folder in SHIPPED
+    ],
+    ids=lambda folder: folder.name,
+)
 def test_it_tells_apart_what_the_readme_says(folder, own_cache, tmp_path):
     lowest_auc = LOWEST_AUC[folder.name]
     tests = [SHARED / "faces" / "test" / name for name in lowest_auc]

@@ -19,6 +19,7 @@ HEAD = vit.HEAD + resnet50.HEAD
 LORA_TARGETS = vit.LORA_TARGETS + resnet50.LORA_TARGETS
 SAVED_WITH_ADAPTER = vit.SAVED_WITH_ADAPTER + resnet50.SAVED_WITH_ADAPTER
 IMAGENET = {"tiny_vit": "nobody/tiny_vit"}
+CLIP = {}
 
 VIT = Architecture("tiny_vit", "tests.tiny_timm:tiny_vit", SIDE, MINUS_ONE_TO_ONE, "NCHW")
 RESNET = Architecture("tiny_resnet", "tests.tiny_timm:tiny_resnet", SIDE, IMAGENET_SCALING, "NCHW")

@@ -13,6 +13,7 @@ from pipeline.common.labels import FAKE, REAL
 from pipeline.comparison.entries import ComparisonInputs, Entry, TestSet, kind_of
 from pipeline.comparison.scores import BATCH_SIZE, Scores, input_of
 from pipeline.data.dataset import Sample
+from pipeline.detectors.detector import NUMBERS
 from pipeline.detectors.runtime import Runtime
 from pipeline.evaluation.metrics import (
     auc_covariance,
@@ -118,7 +119,12 @@ def _description(entry: Entry, inputs: ComparisonInputs, scores: Scores) -> dict
     return described | {
         "architecture": detector.architecture.name,
         "parameters": count_parameters(detector.graph),
-        "megabytes": detector.graph.stat().st_size / 1e6,
+        "megabytes": sum(
+            path.stat().st_size
+            for path in (detector.graph, detector.folder / NUMBERS)
+            if path.exists()
+        )
+        / 1e6,
         "minutes": entry.training.get("minutes"),
     }
 

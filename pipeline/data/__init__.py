@@ -1,0 +1,1 @@
+"""Datasets: preparing, reading and auditing them."""

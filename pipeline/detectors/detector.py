@@ -22,6 +22,7 @@ from pipeline.detectors.detector_values import calibration_in, face_in, fake_cla
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"  # the detector folders' place
 FORMAT = 1
 GRAPH = "model.onnx"
+NUMBERS = "model.numbers.bin"  # what is large in a graph with 8-bit weights, see eight_bits.py
 INT8_GRAPH = ("model.int8.xml", "model.int8.bin")  # beside it, where precision.py found it good
 
 

@@ -26,6 +26,7 @@ from pipeline.common.errors import ImageError, UserError
 from pipeline.common.graphs import openvino_core, ov
 from pipeline.common.machine import usable_cores
 from pipeline.data.dataset import Sample, load_dataset
+from pipeline.detectors.calibration import Calibration
 from pipeline.detectors.detector import INT8_GRAPH, Detector, change_detector, load_detector
 from pipeline.detectors.runtime import PRECISIONS, Runtime, is_available
 from pipeline.photos.images import read_image, resize
@@ -106,7 +107,7 @@ def check_precisions(detector: Detector, folder: Path, pixels: np.ndarray) -> di
 
     pixels (N, size, size, 3) uint8. `order` names what may be used, the fastest first.
     """
-    reference, seconds = _outputs(detector, folder, "fp32", pixels)
+    reference, seconds = probabilities_of(detector, folder, "fp32", pixels)
     tried = {"fp32": {"cpu_ms_per_face": 1000 * seconds}}
     for precision in PRECISIONS:
         if precision == "fp32":
@@ -116,19 +117,9 @@ def check_precisions(detector: Detector, folder: Path, pixels: np.ndarray) -> di
         if not is_available(precision):
             tried[precision] = {"available": False}
             continue
-        outputs, seconds = _outputs(detector, folder, precision, pixels)
-        verdict = detector.calibration.verdict
-        changed = np.mean(
-            [verdict(new) != verdict(old) for new, old in zip(outputs, reference, strict=True)]
-        )
-        largest = np.abs(outputs - reference).max()
-        tried[precision] = {
-            "largest_difference": float(largest),
-            "mean_difference": float(np.abs(outputs - reference).mean()),
-            "changed_verdicts": float(changed),
-            "cpu_ms_per_face": 1000 * seconds,
-            "same": bool(largest <= LARGEST_DIFFERENCE and changed <= CHANGED_VERDICTS),
-        }
+        outputs, seconds = probabilities_of(detector, folder, precision, pixels)
+        differences = compare(detector.calibration, reference, outputs)
+        tried[precision] = {**differences, "cpu_ms_per_face": 1000 * seconds}
     order = sorted(
         (name for name, found in tried.items() if found.get("same", name == "fp32")),
         key=lambda name: tried[name]["cpu_ms_per_face"],
@@ -148,10 +139,24 @@ def check_precisions(detector: Detector, folder: Path, pixels: np.ndarray) -> di
     }
 
 
-def _outputs(
+def compare(calibration: Calibration, before: np.ndarray, after: np.ndarray) -> dict:
+    """How fake_probability (N,) of the same faces differs; `same`: by no more than is allowed."""
+    verdict = calibration.verdict
+    changed = np.mean([verdict(a) != verdict(b) for a, b in zip(before, after, strict=True)])
+    differences = np.abs(after - before)
+    return {
+        "largest_difference": float(differences.max()),
+        "mean_difference": float(differences.mean()),
+        "changed_verdicts": float(changed),
+        "same": bool(differences.max() <= LARGEST_DIFFERENCE and changed <= CHANGED_VERDICTS),
+    }
+
+
+def probabilities_of(
     detector: Detector, folder: Path, precision: str, pixels: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """fake_probability (N,) in a precision, and the processor's seconds for a face.
+    """fake_probability (N,) of pixels (N, size, size, 3) uint8 by the graph in `folder` in one of
+    runtime.PRECISIONS, and the processor's seconds for a face.
 
     Time of the processor, of all its cores, rather than of the clock: other programs may run. The
     median over batches of the same size, of which the first prepares and does not count.

@@ -110,11 +110,13 @@ def show_augmentation(
     seed: int,
     path: Path,
     blender: Blender | None = None,
+    face_of: Callable[[Path, np.ndarray], tuple | None] | None = None,
 ) -> None:
     """Write a PNG sheet: four pictures of each class and, with a `blender`, four real ones that it
     forges, a row each.
 
-    A row holds the picture as scoring sees it, then seven augmented versions.
+    A row holds the picture as scoring sees it, then seven augmented versions. `face_of` tells where
+    the face of a picture lies, as face_places.FacePlaces does.
     """
     random = np.random.default_rng(seed)
     rows = []
@@ -124,6 +126,7 @@ def show_augmentation(
         for index in random.choice(len(of_class), min(4, len(of_class)), replace=False):
             sample_path = of_class[index].path
             image = read_image(sample_path)
+            face = face_of(sample_path, image) if face_of else None
             row = [resize(image, size, "area")]
             for _ in range(7):
                 shown = image
@@ -131,7 +134,7 @@ def show_augmentation(
                     shown = blender.forge(sample_path, image, random)
                 elif blender:
                     shown = blender.alter(image, random)
-                row.append(augment(shown, size, "area", recipe, random))
+                row.append(augment(shown, size, "area", recipe, random, face))
             rows.append(np.hstack(row))
     with atomic_write(path, "wb") as file:
         Image.fromarray(np.vstack(rows)).save(file, format="PNG")

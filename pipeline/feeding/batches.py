@@ -22,9 +22,9 @@ from pipeline.common.machine import ROOT, usable_memory
 from pipeline.data.dataset import Dataset
 from pipeline.feeding.augmentation import augment
 from pipeline.feeding.engine import Recipe
+from pipeline.feeding.face_places import FacePlaces
 from pipeline.feeding.sampling import Epochs
 from pipeline.feeding.self_blending import SelfBlender
-from pipeline.photos.faces import Face, FaceFinder
 from pipeline.photos.images import read_image, resize
 from pipeline.photos.pixels import shrink
 
@@ -51,27 +51,6 @@ class PictureCache:
                     self._free -= picture.nbytes
                     self._pictures[path] = picture
         return picture
-
-
-class FaceOf:
-    """Where a picture's largest face lies; each is looked for once. Any thread may ask."""
-
-    def __init__(self):
-        self._finder = FaceFinder()
-        self._boxes: dict[Path, tuple[float, float, float, float] | None] = {}
-
-    def __call__(self, path: Path, image: np.ndarray) -> tuple[float, float, float, float] | None:
-        """(left, top, right, bottom) in pixels of `image`, (H, W, 3) uint8, which is what stands at
-        `path`; None where no face is found."""
-        if path not in self._boxes:
-            faces = self._finder.find(image)
-            # Rounded, so that no last digit of the face detector's can move a crop.
-            self._boxes[path] = _rounded(faces[0]) if faces else None
-        return self._boxes[path]
-
-
-def _rounded(face: Face) -> tuple[float, float, float, float]:
-    return tuple(float(round(x)) for x in (face.left, face.top, face.right, face.bottom))
 
 
 @dataclass(frozen=True)
@@ -124,7 +103,7 @@ class Batches:
         self._size, self._recipe, self._share = architecture.input_size, recipe, share
         self._mixing = _mixing(recipe)
         self._blender = SelfBlender(self._size) if recipe.self_blended else None
-        self._face_of = FaceOf() if recipe.augmentation.margin else None
+        self._faces = FacePlaces() if recipe.augmentation.margin else None
         cache_bytes = a_third_of_the_memory() if cache_bytes is None else cache_bytes
         self._pictures = PictureCache(self._shrink, cache_bytes * 3 // 4)
         self._inputs = PictureCache(self._resize, cache_bytes // 4)
@@ -166,12 +145,13 @@ class Batches:
     def _augmented(self, epoch: int, number: int) -> np.ndarray:
         index = self.epochs.index(number)
         sample = self.epochs.pictures[index]
-        path, seed = sample.path, int(number)
+        path, key = sample.path, (int(number),)
         if self._recipe.alike == "group" and sample.group:
-            seed = (int(number) // len(self.epochs.pictures), zlib.crc32(sample.group.encode()))
-        random = np.random.default_rng((self._recipe.seed, epoch, *np.atleast_1d(seed)))
+            times = int(number) // len(self.epochs.pictures)
+            key = (times, zlib.crc32(sample.group.encode()))
+        random = np.random.default_rng((self._recipe.seed, epoch, *key))
         picture = self._pictures[path]
-        face = self._face_of(path, picture) if self._face_of else None
+        face = self._faces(path, picture) if self._faces else None
         if self._blender and index >= self.epochs.first_forgery:
             picture = self._blender.forge(path, picture, random)
         elif self._blender:

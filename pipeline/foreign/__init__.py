@@ -1,0 +1,1 @@
+"""What comes from elsewhere or goes there: weights of others, the hub, releases."""

@@ -14,7 +14,7 @@ from typing import IO
 
 from pipeline.common.errors import UserError
 from pipeline.common.files import replace_folder
-from pipeline.detectors.detector import INT8_GRAPH, check_folder
+from pipeline.detectors.detector import INT8_GRAPH, NUMBERS, check_folder
 
 # Only these are unpacked or saved: no pickle, no script. The last two are the model card and its
 # plots, which `files` of detector.json need not list.
@@ -95,7 +95,7 @@ def _safe_path(name: str, where: Path) -> str:
     absolute paths, drive letters and backslashes.
     """
     plain = all(PLAIN_NAME.fullmatch(component) for component in name.split("/"))
-    expected = PurePosixPath(name).suffix in _DETECTOR_TYPES or name in INT8_GRAPH
+    expected = PurePosixPath(name).suffix in _DETECTOR_TYPES or name in (NUMBERS, *INT8_GRAPH)
     if not plain or len(name) > 200 or not expected:
         types = " ".join(sorted(_DETECTOR_TYPES))
         raise UserError(

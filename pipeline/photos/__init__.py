@@ -1,0 +1,1 @@
+"""From files to pixels: finding photos, decoding them, finding the faces in them."""

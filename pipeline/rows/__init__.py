@@ -1,0 +1,1 @@
+"""Result rows, their formats and their files."""

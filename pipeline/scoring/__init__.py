@@ -1,0 +1,1 @@
+"""Photos in, rows out: on this machine or on a cluster."""

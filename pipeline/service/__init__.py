@@ -1,0 +1,1 @@
+"""The web service: its page, its detectors and its generator of faces."""

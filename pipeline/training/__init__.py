@@ -1,0 +1,1 @@
+"""From a script's arguments to a detector folder."""

@@ -12,18 +12,15 @@ have learned (--tuning norm) nothing changes at all. The folder is replaced as a
 
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.common.command_line import script_parser
 from pipeline.common.errors import UserError
 from pipeline.data.dataset import load_dataset
 from pipeline.detectors.detector import GRAPH, INT8_GRAPH, change_detector, load_detector
-from pipeline.detectors.runtime import Runtime
 from pipeline.evaluation.precision import (
-    CHANGED_VERDICTS,
     FEWEST_FACES,
-    LARGEST_DIFFERENCE,
+    compare,
     pictures_to_check,
+    probabilities_of,
 )
 
 
@@ -45,8 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
 def shrink(folder: Path, data: Path, faces: int = 600) -> tuple[float, float]:
     """Give the detector in `folder` 8-bit weights, checked on up to `faces` validation pictures.
 
-    Returns the largest difference of fake_probability and the share of changed verdicts. Raises
-    UserError where they are too large, or the network is not one of torch's.
+    Returns the largest difference of fake_probability and the share of changed verdicts, both 0…1.
+    Raises UserError where they are too large, where there are fewer than FEWEST_FACES, and where
+    the network is not one that can be kept so.
     """
     from pipeline.torch_engine.eight_bits import pack
     from pipeline.torch_engine.weights import WEIGHTS, read_weights
@@ -54,6 +52,8 @@ def shrink(folder: Path, data: Path, faces: int = 600) -> tuple[float, float]:
     detector = load_detector(folder)
     if detector.architecture.framework != "torch":
         raise UserError(f"{folder}: only torch networks' weights are kept in 8 bits.")
+    if "weights_in" in detector.description:
+        raise UserError(f"{folder}: its weights are kept in 8 bits already.")
     pixels = pictures_to_check(detector, load_dataset(data).validate, faces)
     if len(pixels) < FEWEST_FACES:
         raise UserError(
@@ -62,25 +62,20 @@ def shrink(folder: Path, data: Path, faces: int = 600) -> tuple[float, float]:
         )
     state, _ = read_weights(folder, detector.architecture)
     with change_detector(detector, without=(WEIGHTS, *INT8_GRAPH)) as (new, description):
-        pack(new / GRAPH, state)
+        try:
+            pack(new / GRAPH, state)
+        except ValueError as error:
+            raise UserError(f"{folder}: this network cannot be kept in 8 bits: {error}.") from None
         description.pop("precision", None)  # was found for the other graph
         description["weights_in"] = "graph"
         before, after = (
-            detector.calibration.probability(_logits(graph, detector.architecture, pixels))
-            for graph in (detector.graph, new / GRAPH)
+            probabilities_of(detector, where, "fp32", pixels)[0] for where in (folder, new)
         )
-        verdict = detector.calibration.verdict
-        changed = np.mean([verdict(a) != verdict(b) for a, b in zip(before, after, strict=True)])
-        largest = np.abs(before - after).max()
-        if largest > LARGEST_DIFFERENCE or changed > CHANGED_VERDICTS:
+        found = compare(detector.calibration, before, after)
+        if not found["same"]:
             raise UserError(
-                f"{folder}: with 8-bit weights fake_probability differs by up to {largest:.3f} and "
-                f"{changed:.1%} of the verdicts change, so it stays as it is."
+                f"{folder}: with 8-bit weights fake_probability differs by up to "
+                f"{found['largest_difference']:.3f} and {found['changed_verdicts']:.1%} of the "
+                "verdicts change, so it stays as it is."
             )
-    return float(largest), float(changed)
-
-
-def _logits(graph: Path, architecture, pixels: np.ndarray, batch: int = 16) -> np.ndarray:
-    runtime = Runtime(graph, architecture, "cpu")
-    parts = (pixels[first : first + batch] for first in range(0, len(pixels), batch))
-    return np.concatenate([runtime.logits(part) for part in parts])
+    return found["largest_difference"], found["changed_verdicts"]

@@ -25,6 +25,7 @@ from pipeline.detectors.detector import WEIGHTS
 from pipeline.evaluation.precision import FEWEST_FACES, check_precisions_apart
 from pipeline.feeding.augmentation import show_augmentation
 from pipeline.feeding.engine import Engine, Plan, Recipe, is_first_process
+from pipeline.feeding.face_places import FacePlaces
 from pipeline.feeding.sampling import Epochs, say_composition
 from pipeline.feeding.self_blending import SelfBlender
 from pipeline.foreign import hub
@@ -92,6 +93,7 @@ def train_detector(args: argparse.Namespace) -> dict | None:
             args.recipe["seed"],
             args.show_augmentation,
             SelfBlender(architecture.input_size) if self_blended else None,
+            FacePlaces() if args.recipe["augmentation"].margin else None,
         )
         return None
     description = train_on(engine, plan, dataset, audit, output, TrainingOptions.of(args))

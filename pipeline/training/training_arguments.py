@@ -174,7 +174,7 @@ def _changes(text: str) -> dict[str, float]:
 
 _INIT = (
     "start from the weights of a detector folder; from a file or folder of another project; from "
-    "ImageNet's weights; or from scratch (none)"
+    "ImageNet's weights, or CLIP's (clip); or from scratch (none)"
 )
 
 

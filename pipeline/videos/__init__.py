@@ -1,0 +1,1 @@
+"""The frames of videos, read like photos."""
