@@ -3,7 +3,7 @@
     python train_vit.py --data dataset/                       → weights/vit/ (ViT-B/16)
     python train_vit.py --data dataset/ --tuning lora         trains 0.7 % of the parameters
     python train_vit.py --data dataset/ --tuning norm         only the layer norms
-    python train_vit.py --data dataset/ --tuning probe        only the head
+    python train_vit.py --data dataset/ --tuning probe        only the head, in minutes
     python train_vit.py --data dataset/ --architecture vit_clip         CLIP's, as the shipped one
     python train_vit.py --data dataset/ --architecture vit_tiny_patch16_224
     python train_vit.py --data dataset/ --resume              after Ctrl-C, kill -9, a power cut
@@ -17,7 +17,8 @@ the name of the .whl file. The dataset and the output are as in train_meso.py.
 
 Recipe: AdamW, layer-wise learning-rate decay as in BEiT and MAE, cosine after a warm-up, a moving
 average of the weights. What to expect on two CPU cores, in images a second: ViT-B 1.4 (4.2 where
-the processor has bfloat16), ViT-Ti 19 (33); on a GPU, minutes rather than days.
+the processor has bfloat16), ViT-Ti 19 (33); on a GPU, minutes rather than days. A probe sees each
+picture --epochs times, first as it is, then changed at random, and fits the head to all of them.
 """
 
 from dataclasses import replace

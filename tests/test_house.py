@@ -68,6 +68,7 @@ TRAINING_ONLY = {
     "torch_engine.device",
     "torch_engine.eight_bits",
     "torch_engine.export",
+    "torch_engine.probe",
     "torch_engine.progress",
     "torch_engine.recipe",
     "torch_engine.trainer",

@@ -79,6 +79,13 @@ class Epochs:
         drawn = [self._draw(indices, count, random) for indices, count in self._parts]
         return random.permutation(np.concatenate(drawn))
 
+    def frequencies(self) -> np.ndarray:
+        """How many times an epoch shows each of the `pictures`, on average (len(pictures),)."""
+        often = np.zeros(len(self.pictures))
+        for indices, count in self._parts:
+            often[indices] += count / len(indices)
+        return often
+
     def index(self, number: int) -> int:
         """Which of the `pictures` a number of an order means."""
         return int(number) % len(self.pictures)

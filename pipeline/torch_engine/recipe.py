@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from models import Architecture
-from pipeline.feeding.engine import Recipe
+from pipeline.common.errors import UserError
+from pipeline.feeding.engine import Recipe, world_size
 from pipeline.torch_engine.tuning import Tuning, tune
 
 
@@ -31,7 +32,13 @@ class TorchRecipe(Recipe):
     adapter: str = "new"  # or "continue": go on with the adapter of the detector to start from
 
     def check(self, architecture: Architecture) -> None:
-        """Raise UserError where LoRA would find nothing to adapt."""
+        """Raise UserError where LoRA would find nothing to adapt, and where a probe cannot do what
+        is asked for."""
+        if self.tuning == "probe":
+            if self.mixup or self.cutmix:
+                raise UserError("--mixup and --cutmix need another --tuning than probe.")
+            if world_size() > 1:
+                raise UserError("--tuning probe runs in one process: start it without torchrun.")
         if self.tuning == "lora":
             with torch.device("meta"):  # no memory, no time
                 tune(architecture.build(), architecture, self.parts)

@@ -12,11 +12,13 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 import transformers
 from safetensors.torch import load_file
+from torch import nn
 
 from models import Architecture
 from pipeline.data.dataset import Dataset
@@ -24,6 +26,7 @@ from pipeline.feeding.batches import Batches, Share
 from pipeline.feeding.engine import Plan, StartingPoint, Trained, is_first_process, world_size
 from pipeline.torch_engine.device import chosen, in_words, uses_bf16
 from pipeline.torch_engine.export import finished
+from pipeline.torch_engine.probe import head_layer, train_probe
 from pipeline.torch_engine.progress import BEST
 from pipeline.torch_engine.recipe import TorchRecipe
 from pipeline.torch_engine.trainer import Classifier, ClassifierTrainer
@@ -58,6 +61,9 @@ class TorchEngine:
         transformers.logging.set_verbosity_error()
         torch.manual_seed(recipe.seed)
         network = architecture.build(dropout=recipe.dropout)
+        if recipe.tuning == "probe":  # whose head is held to its start
+            for value in head_layer(network, architecture).parameters():
+                nn.init.zeros_(value)
         if start.load:
             start.load(network)
         adapter = start.adapter if recipe.adapter == "continue" else None
@@ -65,19 +71,27 @@ class TorchEngine:
         classifier = Classifier(tuned.to(memory_format=torch.channels_last), recipe.tuning)
         # Accelerate takes each process's own part out of it.
         share = Share(world_size=world_size())
-        batches = Batches(architecture, recipe, dataset, workers, share)
-        trainer = ClassifierTrainer(
-            classifier, recipe, batches, architecture.scaling, run, self._device
-        )
-        checkpoint = trainer.progress.find_checkpoint() if resume else None
+        batches = partial(Batches, architecture, dataset=dataset, workers=workers, share=share)
         _say_what_learns(classifier, recipe, self._device)
-        if not trainer.progress.finished:
-            quiet = warnings.catch_warnings(action="ignore")
-            with quiet, contextlib.closing(trainer.progress):
-                trainer.train(resume_from_checkpoint=checkpoint)
-        if trainer.is_world_process_zero():
+        if recipe.tuning == "probe":
+            batches = partial(batches, cache_bytes=0)  # each picture is needed once a view
+            train_probe(classifier, architecture, recipe, batches, run, self._device)
+        else:
+            trainer = ClassifierTrainer(
+                classifier, recipe, batches(recipe), architecture.scaling, run, self._device
+            )
+            _train(trainer, resume)
+        if is_first_process():
             classifier.load_state_dict(load_file(run / BEST))
         return finished(classifier.cpu().network, architecture)
+
+
+def _train(trainer: ClassifierTrainer, resume: bool) -> None:
+    checkpoint = trainer.progress.find_checkpoint() if resume else None
+    if not trainer.progress.finished:
+        quiet = warnings.catch_warnings(action="ignore")
+        with quiet, contextlib.closing(trainer.progress):
+            trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def _say_what_learns(classifier: Classifier, recipe: TorchRecipe, device: str) -> None:
