@@ -3,7 +3,7 @@
     python score_cluster.py photos/ --output rows/ --workers 2                   this machine
     python score_cluster.py --list paths.txt --output rows/ --address auto       a Ray cluster
     python score_cluster.py s3://bucket/photos --output s3://bucket/rows --address auto --workers 64
-    python score_cluster.py photos/ --output rows/ --weights weights/vit
+    python score_cluster.py photos/ --output rows/ --weights weights/efficientnet_lite0    the fast one
 
 Each worker holds the compiled detector and scores units of photos; each unit becomes a file
 part-….parquet in --output, with the columns of infer_meso4.py. Run the same command again after an
@@ -38,7 +38,7 @@ def arguments():
         help="of paths or addresses, one a line",
     )
     add("--output", required=True, metavar="DIR", help="the folder of the parts, or its address")
-    add("--weights", type=Path, action="append", metavar="DIR", help="default: weights/meso4")
+    add("--weights", type=Path, action="append", metavar="DIR", help="default: weights/vit")
     add_option(parser)
     add("--workers", type=positive_int, default=usable_cores(), metavar="N")
     add("--cpus-per-worker", type=positive_int, default=1, metavar="N", help="default: 1")
@@ -62,7 +62,7 @@ def main() -> int:
     from pipeline.scoring.cluster_listing import list_photos
 
     labels = FakeLabels(args.fake_labels)
-    weights = args.weights or [WEIGHTS / "meso4"]
+    weights = args.weights or [WEIGHTS / "vit"]
     detectors = [open_detector(path, fake_labels=labels) for path in weights]
     labels.require_used()
     settings = Settings(

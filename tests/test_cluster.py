@@ -182,7 +182,7 @@ def test_killing_a_worker_loses_and_doubles_no_row(tmp_path, own_cache):
     (photos / "bad.jpg").touch()
     output = tmp_path / "rows"
     command = [sys.executable, REPOSITORY / "score_cluster.py", photos, "--output", output]
-    command += ["--workers", "2", "--part-size", "3"]
+    command += ["--workers", "2", "--part-size", "3", "--weights", DETECTOR]
     # Ray's workers give way to everything else; on a busy machine the test would take long.
     environment = os.environ | {"RAY_worker_niceness": "0"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
