@@ -3,7 +3,7 @@
     python score_cluster.py photos/ --output rows/ --workers 2                   this machine
     python score_cluster.py --list paths.txt --output rows/ --address auto       a Ray cluster
     python score_cluster.py s3://bucket/photos --output s3://bucket/rows --address auto --workers 64
-    python score_cluster.py photos/ --output rows/ --weights weights/efficientnet_lite0    the fast one
+    python score_cluster.py photos/ --output rows/ --weights weights/efficientnet_lite0     faster
 
 Each worker holds the compiled detector and scores units of photos; each unit becomes a file
 part-….parquet in --output, with the columns of infer_meso4.py. Run the same command again after an

@@ -23,7 +23,7 @@ ARROWS = {
     "foreign": "common detectors",
     "data": "common photos videos",
     "evaluation": "common photos detectors data",
-    "feeding": "common photos data",
+    "feeding": "common photos detectors data",
     "keras_engine": "common detectors foreign data feeding",
     "torch_engine": "common detectors foreign data evaluation feeding",
     "training": "common photos detectors foreign data evaluation feeding keras_engine torch_engine",

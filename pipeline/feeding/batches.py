@@ -25,6 +25,7 @@ from pipeline.feeding.engine import Recipe
 from pipeline.feeding.face_places import FacePlaces
 from pipeline.feeding.sampling import Epochs
 from pipeline.feeding.self_blending import SelfBlender
+from pipeline.feeding.teacher import Teacher
 from pipeline.photos.images import read_image, resize
 from pipeline.photos.pixels import shrink
 
@@ -76,8 +77,9 @@ class Batches:
     of it instead, whose part of the area is one minus a share from Beta(cutmix, cutmix) before what
     lies outside is cut off, and the labels are mixed by the areas (Yun et al., "CutMix:
     Regularization Strategy to Train Strong Classifiers with Localizable Features", ICCV 2019).
-    Only one of the two can be. For `self_blended` and `balance` see sampling.Epochs. Where
-    `alike` is "group", pictures of one group are changed by the same random numbers.
+    Only one of the two can be. Before that, a `teacher` gives its opinion (see teacher.py). For
+    `self_blended` and `balance` see sampling.Epochs. Where `alike` is "group", pictures of one
+    group are changed by the same random numbers.
 
     The attribute `batch_size` counts the pictures of one step in this process. Where several train
     together, each takes another part of the same order, its `share`. `workers` is how many threads
@@ -107,6 +109,7 @@ class Batches:
         cache_bytes = a_third_of_the_memory() if cache_bytes is None else cache_bytes
         self._pictures = PictureCache(self._shrink, cache_bytes * 3 // 4)
         self._inputs = PictureCache(self._resize, cache_bytes // 4)
+        self._teacher = Teacher(Path(recipe.teacher), recipe.precision) if recipe.teacher else None
         self._pool = ThreadPoolExecutor(workers)
 
     def training(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,6 +135,8 @@ class Batches:
         pixels = np.stack(list(self._pool.map(self._augmented, [epoch] * len(samples), numbers)))
         labels = np.array([[sample.label] for sample in samples], np.float32)
         labels += self._recipe.label_smoothing * (0.5 - labels)
+        if self._teacher:
+            labels = self._teacher(pixels, labels)
         if self._mixing:
             pixels, labels = self._mixed(epoch, numbers, pixels, labels)
         return pixels, labels

@@ -39,6 +39,7 @@ class Recipe:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    teacher: str | None = None  # a detector folder, see teacher.py
     alike: str = "none"  # or "group": pictures of one group are changed alike
 
     def check(self, architecture: Architecture) -> None:

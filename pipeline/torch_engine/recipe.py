@@ -37,6 +37,8 @@ class TorchRecipe(Recipe):
         if self.tuning == "probe":
             if self.mixup or self.cutmix:
                 raise UserError("--mixup and --cutmix need another --tuning than probe.")
+            if self.teacher:
+                raise UserError("--teacher needs another --tuning than probe.")
             if world_size() > 1:
                 raise UserError("--tuning probe runs in one process: start it without torchrun.")
         if self.tuning == "lora":

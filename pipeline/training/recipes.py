@@ -22,6 +22,7 @@ KERAS = {
     "mixup": 0.0,
     "cutmix": 0.0,
     "alike": "none",
+    "teacher": None,
 }
 TORCH = {
     **KERAS,

@@ -31,7 +31,7 @@ def open_run(output: Path, settings: dict, resume: bool, write: bool = True) -> 
         raise UserError(f"{path} cannot be read ({error}); delete {run} to start anew.") from error
     if resume and earlier is not None:
         # A setting that the program did not have then and that is off has changed nothing.
-        new_and_off = {name for name in settings if name not in earlier and settings[name] == 0}
+        new_and_off = {name for name in settings if name not in earlier and not settings[name]}
         both = (settings | earlier).keys() - new_and_off
         changed = sorted(name for name in both if settings.get(name) != earlier.get(name))
         if changed:

@@ -28,6 +28,7 @@ from pipeline.feeding.engine import Engine, Plan, Recipe, is_first_process
 from pipeline.feeding.face_places import FacePlaces
 from pipeline.feeding.sampling import Epochs, say_composition
 from pipeline.feeding.self_blending import SelfBlender
+from pipeline.feeding.teacher import teacher_of
 from pipeline.foreign import hub
 from pipeline.keras_engine import backend as keras_backend
 from pipeline.photos.faces import DEFAULT_MARGIN
@@ -125,12 +126,13 @@ def train_on(
 ) -> dict | None:
     """Train on an audited dataset and write the detector folder `output`; as train_detector."""
     recipe, epochs = plan.recipe, _epochs(dataset, plan.recipe)
-    revision = code_revision()
+    revision, teacher = code_revision(), teacher_of(recipe.teacher)
     settings = {
         "architecture": plan.architecture.name,
         "start": plan.start.label,
         "devices": engine.devices(),
         **asdict(recipe),
+        "teacher": teacher,
         "fingerprint": fingerprint(dataset.train + dataset.validate),
     }
     run = open_run(output, settings, options.resume, write=is_first_process())
@@ -151,6 +153,8 @@ def train_on(
     labels = [sample.label for sample in dataset.train]
     arguments = asdict(recipe)
     arguments |= arguments.pop("augmentation")
+    if arguments.pop("teacher"):
+        arguments["teacher"] = teacher["name"]
     spec = DetectorSpec(
         name=options.name or output.name,
         architecture=plan.architecture,
@@ -168,6 +172,7 @@ def train_on(
             "minutes": sum(line["seconds"] for line in history) / 60,
             "device": engine.device_in_words(),
             "code_revision": revision,
+            **({"teacher": teacher} if teacher else {}),
             **options.notes,
         },
         history=run / "history.jsonl",

@@ -224,6 +224,11 @@ _SETTINGS: dict[str, dict] = {
         "help": "group: a picture and its forgeries are cut and saved alike, so that nothing but "
         "the forgery tells them apart",
     },
+    "teacher": {
+        "metavar": "DIR",
+        "help": "a detector folder, of any framework: its opinion of each changed picture is "
+        "learned beside the label",
+    },
     "tuning": {
         "choices": ("full", "lora", "norm", "probe"),
         "help": "which parameters learn: all, LoRA's, the normalization's, the head's",
