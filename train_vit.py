@@ -23,6 +23,7 @@ picture --epochs times, first as it is, then changed at random, and fits the hea
 
 from dataclasses import replace
 
+from models import ARCHITECTURES
 from pipeline.common.command_line import run
 from pipeline.feeding.augmentation import NO_AUGMENTATION
 from pipeline.training.recipes import TORCH
@@ -41,6 +42,7 @@ RECIPE = {
 CLIP_RECIPE = {
     **TORCH,
     "init": "clip",
+    "blocks": dict(ARCHITECTURES["vit_clip"].options)["blocks"],
     "tuning": "norm",
     "epochs": 2,
     "learning_rate": 5e-4,

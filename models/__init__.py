@@ -6,9 +6,9 @@ logit a picture: > 0 leans to fake (label 1), < 0 to real (label 0); no activati
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -43,7 +43,8 @@ class Architecture:
     """A network's name, the function that builds it, and its input.
 
     `builder` is "module:function"; `input_size` is the side of the square picture in pixels;
-    `layout` is the order of the axes of a batch, "NHWC" (Keras) or "NCHW" (torch).
+    `layout` is the order of the axes of a batch, "NHWC" (Keras) or "NCHW" (torch); `options` are
+    arguments of the builder that shape the network.
     """
 
     name: str
@@ -51,6 +52,11 @@ class Architecture:
     input_size: int
     scaling: PixelScaling
     layout: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def with_options(self, **options: Any) -> Self:
+        """The same network, but built with these arguments."""
+        return replace(self, options=tuple(sorted((dict(self.options) | options).items())))
 
     @property
     def framework(self) -> str:
@@ -67,7 +73,9 @@ class Architecture:
 
     def build(self, **arguments: Any):
         """Build the untrained network. Imports its framework, which takes seconds."""
-        return getattr(self.module, self.builder.partition(":")[2])(**arguments)
+        return getattr(self.module, self.builder.partition(":")[2])(
+            **dict(self.options), **arguments
+        )
 
 
 class KerasNetworks(Protocol):
@@ -115,7 +123,14 @@ ARCHITECTURES = {
             "NCHW",
         ),
         Architecture("vit", "models.vit:vit", 224, MINUS_ONE_TO_ONE, "NCHW"),
-        Architecture("vit_clip", "models.vit:vit_clip", 224, CLIP, "NCHW"),
+        Architecture(
+            "vit_clip",
+            "models.vit:vit_clip",
+            224,
+            CLIP,
+            "NCHW",
+            (("blocks", (7, 8, 9, 10, 11, 12)),),
+        ),
         Architecture(
             "vit_small_patch16_224",
             "models.vit:vit_small_patch16_224",

@@ -7,6 +7,7 @@ in one layer; `split_attention` takes it apart so that LoRA can adapt some of th
 Where shapes change, a name ends in its axes: N pictures, T tokens, D numbers of a token.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import timm
@@ -16,7 +17,6 @@ from torch import nn
 from torch.nn.functional import layer_norm
 
 HEAD = ("head", "head.linear")
-CLIP_BLOCKS = (7, 8, 9, 10, 11, 12)  # whose tokens vit_clip's head sees, counted from 1
 LORA_TARGETS = ("query", "value")
 SAVED_WITH_ADAPTER = ("head",)
 # Where on the Hugging Face hub the ImageNet weights are (ImageNet-21k, then 1k).
@@ -49,10 +49,11 @@ def without_clips_end(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     return {name: value for name, value in weights.items() if not name.startswith(ends)}
 
 
-def vit_clip(dropout: float = 0.0) -> nn.Module:
+def vit_clip(blocks: Sequence[int], dropout: float = 0.0) -> nn.Module:
     """CLIP's ViT-B/16: (N, 3, 224, 224), scaled as CLIP's are, → (N, 1) logits of fake. From
-    scratch; what makes it worth having are CLIP's weights (--init clip)."""
-    return _ClipViT(drop_rate=dropout)
+    scratch; what makes it worth having are CLIP's weights (--init clip). The head sees what comes
+    out of the `blocks`, counted from 1 to 12."""
+    return _ClipViT(drop_rate=dropout, blocks=blocks)
 
 
 class _LinearHead(nn.Module):
@@ -69,11 +70,11 @@ class _LinearHead(nn.Module):
 
 class _ClipViT(VisionTransformer):
     """timm's vit_base_patch16_clip_quickgelu_224 with a head that sees the class token and the mean
-    of all patches after each of the CLIP_BLOCKS: what tells a forgery lies in the middle blocks,
+    of all patches after each of the `blocks`: what tells a forgery lies in the middle blocks,
     more than in the last one (Koutlis and Papadopoulos, "Leveraging Representations from
     Intermediate Encoder-blocks for Synthetic Image Detection", ECCV 2024)."""
 
-    def __init__(self, drop_rate: float):
+    def __init__(self, drop_rate: float, blocks: Sequence[int]):
         super().__init__(
             pre_norm=True,
             norm_layer=partial(nn.LayerNorm, eps=1e-5),
@@ -81,7 +82,8 @@ class _ClipViT(VisionTransformer):
             num_classes=0,
         )
         self.norm = nn.Identity()  # it would follow the last block, of which the head sees the rest
-        self.head = _LinearHead(2 * len(CLIP_BLOCKS), self.embed_dim)
+        self._seen = frozenset(blocks)
+        self.head = _LinearHead(2 * len(self._seen), self.embed_dim)
         self.head_drop = nn.Dropout(drop_rate)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
@@ -91,7 +93,7 @@ class _ClipViT(VisionTransformer):
         features = []
         for number, block in enumerate(self.blocks, start=1):
             x_NTD = block(x_NTD)
-            if number in CLIP_BLOCKS:
+            if number in self._seen:
                 features += [x_NTD[:, 0], x_NTD[:, 1:].mean(dim=1)]
         return torch.stack(features, dim=1)
 

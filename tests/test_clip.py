@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,8 +18,9 @@ from hypothesis.extra import numpy as arrays
 from onnx import helper, numpy_helper
 from PIL import Image
 
+import train_vit
 from models import ARCHITECTURES, CLIP, Architecture
-from models.vit import CLIP_BLOCKS, without_clips_end
+from models.vit import without_clips_end
 from pipeline.common.errors import UserError
 from pipeline.detectors.detector import (
     GRAPH,
@@ -36,12 +38,15 @@ from pipeline.torch_engine.eight_bits import pack, quantised, unpack
 from pipeline.torch_engine.export import export_graph, finished
 from pipeline.torch_engine.tuning import TUNINGS, Tuning, parameter_groups, plain, tune
 from pipeline.training import shrinking
-from tests.conftest import DETECTOR
+from pipeline.training.training_arguments import training_arguments
+from tests.conftest import DETECTOR, REPOSITORY
 from tests.shared import SHARED
 from tests.tiny_dataset import make_dataset
 from tests.tiny_timm import RESNET, VIT, faces
 
 VIT_CLIP = ARCHITECTURES["vit_clip"]
+BLOCKS = dict(VIT_CLIP.options)["blocks"]
+SHIPPED = REPOSITORY / "weights" / "vit"
 
 
 def test_a_quantised_layer_is_taken_for_what_it_stands_for():
@@ -118,7 +123,7 @@ def test_the_package_gives_the_features_that_clip_is_known_for(tmp_path):
         image = Image.open(SHARED / name).convert("RGB").resize((224, 224), Image.BICUBIC)
         pixels = torch.from_numpy(CLIP(np.array(image))).permute(2, 0, 1)[None]
         with torch.inference_mode():
-            tokens = network.features(pixels)[0, 2 * CLIP_BLOCKS.index(9)]
+            tokens = network.features(pixels)[0, 2 * BLOCKS.index(9)]
         np.testing.assert_allclose(
             tokens[:4].numpy(), outputs["class_token_after_block_9_first_4"], atol=2e-4
         )
@@ -130,12 +135,15 @@ def network() -> torch.nn.Module:
     return VIT_CLIP.build().eval()
 
 
-def test_the_head_sees_class_token_and_patches_of_its_blocks(network):
+@pytest.mark.parametrize("blocks", [BLOCKS, (3, 12)])
+def test_the_head_sees_class_token_and_patches_of_its_blocks(network, blocks):
+    if blocks != BLOCKS:
+        network = VIT_CLIP.with_options(blocks=blocks).build().eval()
     pixels = torch.from_numpy(CLIP(faces(2, 224))).permute(0, 3, 1, 2)
     kept = []
     hooks = [
         network.blocks[number - 1].register_forward_hook(lambda *passed: kept.append(passed[2]))
-        for number in CLIP_BLOCKS
+        for number in blocks
     ]
     with torch.inference_mode():
         logits = network(pixels)
@@ -149,6 +157,39 @@ def test_the_head_sees_class_token_and_patches_of_its_blocks(network):
         hook.remove()
     assert logits.shape == (2, 1)
     torch.testing.assert_close(logits, by_hand, atol=1e-3, rtol=1e-3)
+
+
+def copy_with(tmp_path: Path, **changes: object) -> Path:
+    """The shipped detector, its description changed."""
+    folder = shutil.copytree(SHIPPED, tmp_path / "vit")
+    description = json.loads((folder / "detector.json").read_text()) | changes
+    (folder / "detector.json").write_text(json.dumps(description))
+    return folder
+
+
+def test_a_detector_says_which_blocks_its_head_sees(tmp_path):
+    assert load_detector(SHIPPED).architecture.options == (("blocks", BLOCKS),)
+    folder = copy_with(tmp_path, options={"blocks": [1, 2, 3, 4, 5, 6]})
+    first = load_detector(folder).architecture
+    assert first.options == (("blocks", (1, 2, 3, 4, 5, 6)),)
+    assert "head.linear.weight" in weights.read_weights(folder, first)[0]
+    # The same shape, but a head for other blocks.
+    assert "head.linear.weight" not in weights.read_weights(folder, VIT_CLIP)[0]
+
+
+@pytest.mark.parametrize(
+    "options", [[7], {"blocks": []}, {"blocks": ["7"]}, {"blocks": [0]}, {"width": [1]}]
+)
+def test_other_options_are_refused(tmp_path, options):
+    with pytest.raises(UserError, match=r"detector\.json"):
+        load_detector(copy_with(tmp_path, options=options))
+
+
+@pytest.mark.parametrize("text", ["", "7,", "0", "13", "six"])
+def test_other_blocks_are_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        training_arguments("", train_vit.RECIPES, ["--architecture", "vit_clip", "--blocks", text])
+    assert "--blocks" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", TUNINGS)

@@ -10,14 +10,20 @@ import json
 import re
 import shutil
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from models import ARCHITECTURES, Architecture
 from pipeline.common.errors import UserError
 from pipeline.common.files import atomic_write, recover_folder, sha256_of, write_folder
 from pipeline.detectors.calibration import Calibration
-from pipeline.detectors.detector_values import calibration_in, face_in, fake_class_in, input_in
+from pipeline.detectors.detector_values import (
+    calibration_in,
+    face_in,
+    fake_class_in,
+    input_in,
+    options_in,
+)
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"  # the detector folders' place
 FORMAT = 1
@@ -74,7 +80,12 @@ def load_detector(folder: Path) -> Detector:
         return Detector(
             folder,
             description["name"],
-            Architecture(architecture.name, architecture.builder, size, scaling, layout),
+            replace(
+                architecture.with_options(**options_in(description)),
+                input_size=size,
+                scaling=scaling,
+                layout=layout,
+            ),
             resize_filter,
             face_mode,
             margin,

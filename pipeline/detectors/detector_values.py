@@ -35,6 +35,19 @@ def calibration_in(description: dict) -> Calibration:
     return calibration
 
 
+def options_in(description: dict) -> dict[str, tuple[int, ...]]:
+    """What shapes the network beside its architecture's name, from the section `options`, which
+    detectors without choices lack: `blocks`, those of a ViT that its head sees."""
+    section = description.get("options", {})
+    if not isinstance(section, dict) or not set(section) <= {"blocks"}:
+        raise ValueError(f"options is {section!r}: only blocks is known here")
+    options = {name: tuple(blocks) for name, blocks in section.items()}
+    for blocks in options.values():
+        if not blocks or not all(type(block) is int and block > 0 for block in blocks):
+            raise ValueError(f"blocks is {list(blocks)!r}, not whole numbers from 1")
+    return options
+
+
 def input_in(description: dict) -> tuple[int, PixelScaling, str, str]:
     """Size, pixel scaling, layout and resize filter from the section `input`."""
     section = _section(description, "input")

@@ -16,6 +16,7 @@ from torch import nn
 from models import Architecture
 from pipeline.common.errors import UserError
 from pipeline.detectors.detector import GRAPH, as_start, check_folder
+from pipeline.detectors.detector_values import options_in
 from pipeline.detectors.fake_class import FakeLabels, fake_outputs, unnamed
 from pipeline.feeding.engine import StartingPoint, is_first_process
 from pipeline.foreign.hub import HUB, download
@@ -82,7 +83,7 @@ def read_weights(
         adapter = path / ADAPTER if (path / ADAPTER).is_dir() else None
     file = path / WEIGHTS if path.is_dir() else path
     if not file.exists() and description.get("weights_in") == "graph":
-        return unpack(path / GRAPH), adapter
+        return _for_options(unpack(path / GRAPH), architecture, description), adapter
     if file.suffix in clip.SUFFIXES:
         return clip.read_clip(file), None
     try:
@@ -94,7 +95,15 @@ def read_weights(
         ) from None
     if any(name.startswith("vit.") for name in weights):
         weights = _from_transformers(weights, path, fake_labels or FakeLabels())
-    return weights, adapter
+    return _for_options(weights, architecture, description), adapter
+
+
+def _for_options(weights: dict, architecture: Architecture, description: dict) -> dict:
+    """The weights, without their head where it sees other blocks than that of `architecture`."""
+    if architecture.with_options(**options_in(description)) == architecture:
+        return weights
+    head = architecture.module.HEAD
+    return {name: value for name, value in weights.items() if name.rpartition(".")[0] not in head}
 
 
 def _imagenet(architecture: Architecture) -> dict[str, torch.Tensor]:

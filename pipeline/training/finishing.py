@@ -76,6 +76,7 @@ def finish_training(
     description = {
         "name": spec.name,
         "architecture": spec.architecture.name,
+        **({"options": dict(spec.architecture.options)} if spec.architecture.options else {}),
         "input": describe_input(spec.architecture, spec.resize_filter),
         "face": {"mode": "auto", "margin": spec.margin},
         **sections,

@@ -66,6 +66,8 @@ def train_detector(args: argparse.Namespace) -> dict | None:
     if args.push_to_hub:
         hub.require_token()
     architecture = ARCHITECTURES[args.architecture]
+    if blocks := args.recipe.pop("blocks", None):
+        architecture = architecture.with_options(blocks=blocks)
     output = args.output or WEIGHTS / architecture.name
     self_blended = args.recipe.get("self_blended", 0.0)
     without_fakes = self_blended == 1
@@ -129,6 +131,7 @@ def train_on(
     revision, teacher = code_revision(), teacher_of(recipe.teacher)
     settings = {
         "architecture": plan.architecture.name,
+        **dict(plan.architecture.options),
         "start": plan.start.label,
         "devices": engine.devices(),
         **asdict(recipe),

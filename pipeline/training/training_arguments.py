@@ -172,6 +172,16 @@ def _changes(text: str) -> dict[str, float]:
     return changes
 
 
+def _blocks(text: str) -> tuple[int, ...]:
+    try:
+        blocks = {int(number) for number in text.split(",")}
+    except ValueError:
+        blocks = set()
+    if not blocks or not blocks <= set(range(1, 13)):
+        raise argparse.ArgumentTypeError("write numbers from 1 to 12, like 7,8,9,10,11,12")
+    return tuple(sorted(blocks))
+
+
 _INIT = (
     "start from the weights of a detector folder; from a file or folder of another project; from "
     "ImageNet's weights, or CLIP's (clip); or from scratch (none)"
@@ -223,6 +233,11 @@ _SETTINGS: dict[str, dict] = {
         "choices": ("none", "group"),
         "help": "group: a picture and its forgeries are cut and saved alike, so that nothing but "
         "the forgery tells them apart",
+    },
+    "blocks": {
+        "type": _blocks,
+        "metavar": "N,…",
+        "help": "of vit_clip, 1 to 12: what comes out of these is what its head sees",
     },
     "teacher": {
         "metavar": "DIR",
