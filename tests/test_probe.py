@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import incremental_train_vit
 import train_vit
 from models import ARCHITECTURES
 from pipeline.common.errors import UserError
@@ -134,6 +135,31 @@ def test_the_head_is_the_layer_before_the_logit():
         with torch.device("meta"):
             network = ARCHITECTURES[name].build()
         assert head_layer(network, ARCHITECTURES[name]).out_features == 1
+
+
+@pytest.mark.parametrize("own", [(), ("--weight-decay", 0.1, "--replay-fraction", 0.5)])
+def test_further_training_shows_few_new_pictures_often_and_holds_to_the_old_head(
+    data, tmp_path, own, own_cache
+):
+    torch.manual_seed(0)
+    train(data, tmp_path / "tiny", "--init", "none", "--threshold-rule", "each-fpr=0.1")
+    before = load_file(tmp_path / "tiny" / WEIGHTS)
+    new = make_dataset(tmp_path / "new", train=10, validate=4, names=("train", "validate"))
+    command = ["incremental_train_vit.py", "--from", tmp_path / "tiny", "--new-data", new]
+    command += ["--replay", data, "--margin", 1, "--workers", 1, "--precision", "fp32", *own]
+    sys.argv = list(map(str, command))
+    assert incremental_train_vit.main() == 0
+    description = json.loads((tmp_path / "tiny" / "detector.json").read_text())
+    training = description["training"]
+    assert (training["new_images"], training["times"]) == (10, 40)
+    assert training["replayed_images"] == 40  # all there are: fewer than were wanted
+    assert training["images"] == {"real": 25, "fake": 25}
+    assert training["arguments"]["tuning"] == "probe"
+    assert training["arguments"]["weight_decay"] == (0.1 if own else 0.5)
+    assert description["calibration"]["rule"] == "each-fpr=0.1"
+    after = load_file(tmp_path / "tiny" / WEIGHTS)
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) != name.startswith("head.")
 
 
 @pytest.mark.parametrize("option", ["--mixup", "--cutmix"])

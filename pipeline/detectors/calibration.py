@@ -60,6 +60,16 @@ class Calibration:
         )
 
 
+_PROMISES = {
+    "fpr": "at most {share:.3g} % of the real validation faces score as high",
+    "each-fpr": "at most {share:.3g} % of the real validation faces of each source score as high",
+    DEGRADED_RULE: "at most {share:.3g} % of the real validation faces of each source score as "
+    "high, whether unchanged, recompressed or shrunk",
+    "eer": "both kinds of mistake are equally common on the validation pictures",
+    "accuracy": "the fewest mistakes on the validation pictures",
+}
+
+
 def calibrate(
     labels: np.ndarray,
     logits: np.ndarray,
@@ -89,18 +99,12 @@ def calibrate(
 def in_words(rule: str) -> str:
     """What one of the `RULES` says of its threshold, as the end of a sentence."""
     name, _, share = rule.partition("=")
-    promises = {
-        "fpr": "at most {share:.3g} % of the real validation faces score as high",
-        "each-fpr": "at most {share:.3g} % of the real validation faces of each source score as "
-        "high",
-        DEGRADED_RULE: "at most {share:.3g} % of the real validation faces of each source score "
-        "as high, whether unchanged, recompressed or shrunk",
-        "eer": "both kinds of mistake are equally common on the validation pictures",
-        "accuracy": "the fewest mistakes on the validation pictures",
-    }
-    if name not in promises:
-        return "a number chosen by hand"
-    return promises[name].format(share=100 * float(share or 0))
+    return _PROMISES.get(name, "a number chosen by hand").format(share=100 * float(share or 0))
+
+
+def is_rule(rule: str) -> bool:
+    """Whether a threshold can be chosen by it again: one of the `RULES`, not a number by hand."""
+    return rule.partition("=")[0] in _PROMISES
 
 
 def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:

@@ -26,6 +26,7 @@ from pipeline.data.dataset import (
     missing_class,
     split_by_group,
 )
+from pipeline.detectors.calibration import DEFAULT_RULE, is_rule
 from pipeline.detectors.detector import Detector, load_detector
 from pipeline.detectors.runtime import Runtime
 from pipeline.detectors.versions import (
@@ -44,7 +45,13 @@ from pipeline.training.finishing import predict
 from pipeline.training.recipes import AS_TRAINED
 from pipeline.training.training import TrainingOptions, engine_of, seed_after, train_on
 
+REPLAYED = 0.3  # of the pictures that training sees, unless told otherwise
 VALIDATE_FRACTION = 0.2  # of new data that does not say how to split
+# A probe is fitted to the end, and would fit a few new pictures at any price. So it sees more of
+# the earlier ones and each of the few new ones several times, and is held to what it was.
+PROBE = {"epochs": 3, "weight_decay": 0.5}
+REPLAYED_TO_A_PROBE = 0.8
+FEWEST_NEW_OF_A_PROBE = 400
 # Where a detector does not say how it was trained.
 _UNLESS_TOLD = {"tuning": "full", "learning_rate": 1e-4, "layer_decay": None}
 FIGURES = {"auc": "AUC", "recall_fake": "fakes found", "recall_real": "real passed"}
@@ -69,14 +76,17 @@ def train_further(args: argparse.Namespace) -> int:
     family = args.output or args.start
     before = load_detector(args.start)
     engine = engine_of(before.architecture, args.device)
-    settings = _known_to(engine, args.recipe, before)
-    if args.seed is None:
-        settings["seed"] = seed_after(args.start)
+    settings = _settings(engine, args, before)
+    is_probe = settings.get("tuning") == "probe"
     plan = Plan.of(engine, before.architecture, settings, str(args.start))
 
     new = new_dataset(args.new_data, plan.recipe.seed)
     old = _old_data(args.replay)
-    replayed = choose_replay(new.train, old.train, args.replay_fraction, plan.recipe.seed)
+    times = -(-FEWEST_NEW_OF_A_PROBE // max(1, len(new.train))) if is_probe else 1
+    fraction = args.replay_fraction
+    if fraction is None:
+        fraction = REPLAYED_TO_A_PROBE if is_probe else REPLAYED
+    replayed = choose_replay(new.train * times, old.train, fraction, plan.recipe.seed)
     dataset = Dataset(args.new_data, new.train + replayed, new.validate + old.validate)
     _require_both_classes(dataset, old, args)
     dataset, audit = audited_dataset(dataset, args.workers)
@@ -84,17 +94,20 @@ def train_further(args: argparse.Namespace) -> int:
     new = Dataset(new.root, _readable(new.train, dataset), _readable(new.validate, dataset))
     old = _Old(old.train, _readable(old.validate, dataset))
     replayed = _readable(replayed, dataset)
+    dataset = replace(dataset, train=dataset.train + new.train * (times - 1))
     _require_both_classes(dataset, old, args)
     if is_first_process():
         print(f"{len(new.train)} new pictures and {len(replayed)} earlier ones.", file=sys.stderr)
         _keep(args.start, family)
     target = next_version(family)
     earlier_licence = before.description["training"].get("data_licence", "")
+    rule = args.threshold_rule or before.calibration.rule
     options = replace(
         TrainingOptions.of(args),
+        threshold_rule=rule if is_rule(rule) else DEFAULT_RULE,
         data_licence=f"{earlier_licence} New data: {args.data_licence}".strip(),
         name=family.name,
-        notes={"new_images": len(new.train), "replayed_images": len(replayed)},
+        notes={"new_images": len(new.train), "replayed_images": len(replayed), "times": times},
     )
     description = train_on(engine, plan, dataset, audit, target, options)
     if description is None:  # not the process that writes
@@ -252,6 +265,16 @@ def as_table(table: dict) -> str:
             line += f"{f'{was:.3f} → {now:.3f}':>20}"
         lines.append(line)
     return "\n".join(lines)
+
+
+def _settings(engine: Engine, args: argparse.Namespace, before: Detector) -> dict:
+    """Those of the new training: as the user, the script, and the earlier training say."""
+    settings = _known_to(engine, args.recipe, before)
+    if settings.get("tuning") == "probe":
+        settings |= {name: value for name, value in PROBE.items() if getattr(args, name) is None}
+    if args.seed is None:
+        settings["seed"] = seed_after(args.start)
+    return settings
 
 
 def _known_to(engine: Engine, settings: dict, before: Detector) -> dict:

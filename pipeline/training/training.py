@@ -153,7 +153,7 @@ def train_on(
     if not is_first_process():
         return None
     history = read_history(run)
-    labels = [sample.label for sample in dataset.train]
+    labels = list({sample.path: sample.label for sample in dataset.train}.values())
     arguments = asdict(recipe)
     arguments |= arguments.pop("augmentation")
     if arguments.pop("teacher"):

@@ -82,9 +82,9 @@ def incremental_arguments(
     add(
         "--replay-fraction",
         type=probability,
-        default=0.3,
         metavar="SHARE",
-        help="share of the training pictures taken from --replay's train/ (default: 0.3)",
+        help="share of the training pictures taken from --replay's train/ (default: 0.3, for a "
+        "probe 0.8)",
     )
     add(
         "--margin",
@@ -94,6 +94,7 @@ def incremental_arguments(
     )
     add("--output", type=Path, metavar="DIR", help="the detector folder to write, if not the same")
     _add_training_options(parser, [recipe])
+    parser.set_defaults(threshold_rule=None)  # that of the detector
     args = parser.parse_args(arguments)
     if args.replay_fraction == 1:
         parser.error("--replay-fraction 1 would leave no room for new pictures")
