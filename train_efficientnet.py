@@ -3,11 +3,13 @@
     python train_efficientnet.py --data dataset/              → weights/efficientnet_b0/
     python train_efficientnet.py --data dataset/ --resume     after Ctrl-C, kill -9, a power cut
     python train_efficientnet.py --data dataset/ --init weights/efficientnet_b0 --head-epochs 0
+    python train_efficientnet.py --data dataset/ --init packaged           without that download
     python train_efficientnet.py --data dataset/ --init none --learning-rate 1e-3 --epochs 40
     python train_efficientnet.py --data dataset/ --architecture efficientnet_lite0
     torchrun --nproc-per-node 4 train_efficientnet.py --data dataset/    on four GPUs
 
-EfficientNetB0 starts from weights trained on ImageNet, which Keras downloads once (16 MB). For
+EfficientNetB0 starts from weights trained on ImageNet, which Keras downloads once (16 MB). A Python
+package carries torchvision's, fine-tuned to tell photographs from drawings (--init packaged). For
 --head-epochs only the new head is trained, then the whole network at a tenth of the rate, but with
 ImageNet's batch normalization; both rates follow a cosine. From scratch (--init none) there is
 nothing to preserve: the whole network is trained from the first epoch, with its own batch

