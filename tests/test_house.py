@@ -71,6 +71,7 @@ TRAINING_ONLY = {
     "torch_engine.probe",
     "torch_engine.progress",
     "torch_engine.recipe",
+    "torch_engine.regression",
     "torch_engine.trainer",
     "torch_engine.training",
     "torch_engine.tuning",

@@ -18,7 +18,8 @@ from pipeline.common.labels import FAKE, REAL
 from pipeline.data.dataset import Sample
 from pipeline.feeding.sampling import Epochs
 from pipeline.torch_engine import probe
-from pipeline.torch_engine.probe import Views, fit, head_layer
+from pipeline.torch_engine.probe import head_layer
+from pipeline.torch_engine.regression import Views, fit
 from pipeline.torch_engine.weights import WEIGHTS
 from tests import tiny_timm
 from tests.tiny_dataset import make_dataset
@@ -44,14 +45,14 @@ def views(random: np.random.Generator) -> Views:
     labels = random.integers(0, 2, 60).astype(np.float32)
     features = random.normal(size=(2, 60, 5)) * [1, 1, 3, 0.1, 100] + labels[:, None]
     weights = random.uniform(0.5, 2, 60).astype(np.float32)
-    return Views(list(features.astype(np.float16)), labels, weights)
+    return Views(list(features.astype(np.float16)), labels, weights[:, None])
 
 
 def objective(head: nn.Linear, shown: Views, penalty: float, held_to: torch.Tensor) -> torch.Tensor:
     """What a fit makes least, after its definition, in double precision."""
     features = torch.from_numpy(np.concatenate(shown.views)).double()
     labels = torch.from_numpy(np.concatenate([shown.labels] * len(shown.views))).double()
-    weights = torch.from_numpy(np.concatenate([shown.weights] * len(shown.views))).double()
+    weights = torch.from_numpy(np.concatenate([shown.weights[:, 0]] * len(shown.views))).double()
     logits = head.double()(features)[:, 0]
     loss = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
     away = (head.weight[0] - held_to.double()) * features.std(0, correction=0)
@@ -73,6 +74,20 @@ def test_a_fit_ends_where_the_objective_is_least(start, penalty):
     assert float((head.weight.grad[0] / deviation).abs().max()) < 1e-4
     assert abs(float(head.bias.grad)) < 1e-4
     assert loss == pytest.approx(float(objective(head, shown, 0, held_to).detach()), abs=1e-5)
+
+
+def test_problems_solved_at_once_are_solved_as_alone():
+    random = np.random.default_rng(2)
+    shown, others = views(random), random.uniform(0.5, 2, 60).astype(np.float32)
+    both = Views(shown.views, shown.labels, np.stack([shown.weights[:, 0], others], axis=1))
+    together = nn.Linear(5, 2)
+    nn.init.zeros_(together.weight)
+    fit(together, both, 1e-2)
+    for number in range(2):
+        alone = nn.Linear(5, 1)
+        nn.init.zeros_(alone.weight)
+        fit(alone, Views(shown.views, shown.labels, both.weights[:, [number]]), 1e-2)
+        torch.testing.assert_close(together.weight[number], alone.weight[0], atol=1e-3, rtol=1e-2)
 
 
 def test_a_penalty_without_end_leaves_the_head_as_it_was():
@@ -111,7 +126,7 @@ def test_only_the_head_learns_and_a_killed_run_ends_with_the_same_bits(data, tmp
     assert json.loads(history)["loss"] < np.log(2) - 0.02
 
     monkeypatch.setattr(probe, "_PICTURES_KEPT_AT_ONCE", 16)
-    computed = probe._Backbone.__call__
+    computed = probe.Backbone.__call__
     calls = []
 
     def killed(self, pixels):
@@ -120,7 +135,7 @@ def test_only_the_head_learns_and_a_killed_run_ends_with_the_same_bits(data, tmp
             raise KeyboardInterrupt
         return computed(self, pixels)
 
-    monkeypatch.setattr(probe._Backbone, "__call__", killed)
+    monkeypatch.setattr(probe.Backbone, "__call__", killed)
     with pytest.raises(KeyboardInterrupt):
         train(data, tmp_path / "killed", *options)
     before, calls[:] = sum(calls[:6]), [0] * 10

@@ -10,7 +10,7 @@ Features are kept in the folder of the training, as float16, so that a killed ru
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
 from models import Architecture
@@ -31,10 +30,10 @@ from pipeline.feeding.sampling import Epochs
 from pipeline.torch_engine.device import uses_bf16
 from pipeline.torch_engine.progress import BEST, require_numbers
 from pipeline.torch_engine.recipe import TorchRecipe
+from pipeline.torch_engine.regression import Views, fit, parts
 from pipeline.torch_engine.trainer import Classifier
 from pipeline.torch_engine.weights import owned
 
-_ROWS = 2048  # that are float32 at a time
 _PICTURES_KEPT_AT_ONCE = 512  # what a kill loses, at most
 
 
@@ -56,10 +55,10 @@ def train_probe(
 
     `batches` makes the pictures of a recipe.
     """
-    backbone = _Backbone(classifier, head_layer(classifier.network, architecture), recipe, device)
+    backbone = Backbone(classifier, head_layer(classifier.network, architecture), recipe, device)
     unchanged, changed = batches(replace(recipe, augmentation=NO_AUGMENTATION)), batches(recipe)
     labels = np.array([sample.label for sample in unchanged.validate], np.float32)
-    features = partial(_features, backbone=backbone, architecture=architecture)
+    features = partial(features_of, backbone=backbone, architecture=architecture)
     validation = features(run / "features-validate", len(labels), unchanged.as_scored)
     numbers, weights = _pictures(changed.epochs)
     targets = np.array([changed.epochs.pictures[number].label for number in numbers], np.float32)
@@ -71,10 +70,12 @@ def train_probe(
         views.append(features(run / f"features-{epoch + 1}", len(numbers), pictures))
     start = time.perf_counter()
     loss = fit(
-        backbone.head, Views([view.rows for view in views], targets, weights), recipe.weight_decay
+        backbone.head,
+        Views([view.rows for view in views], targets, weights[:, None]),
+        recipe.weight_decay,
     )
     seconds = time.perf_counter() - start + sum(part.seconds for part in (*views, validation))
-    logits = np.concatenate([backbone.logits(part) for part in _parts(validation.rows)])
+    logits = np.concatenate([backbone.logits(part) for part in parts(validation.rows)])
     require_numbers(logits)
     line = {
         "epoch": 1,
@@ -91,7 +92,7 @@ def train_probe(
         file.write(save(owned(classifier.state_dict())))
 
 
-class _Backbone:
+class Backbone:
     """The network up to its head. What the head is given is caught on its way."""
 
     def __init__(self, classifier: Classifier, head: nn.Linear, recipe: TorchRecipe, device: str):
@@ -119,27 +120,9 @@ class _Backbone:
 
 
 @dataclass(frozen=True)
-class _Features:
+class Features:
     rows: np.ndarray  # (N, features) float16
     seconds: float  # that it took to compute them, in all runs together
-
-
-@dataclass(frozen=True)
-class Views:
-    """What a head is fitted to: views (N, features) of the same pictures, their labels (N,), and
-    how much each picture counts (N,)."""
-
-    views: list[np.ndarray]
-    labels: np.ndarray
-    weights: np.ndarray
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        labels, weights = torch.from_numpy(self.labels), torch.from_numpy(self.weights)
-        share = weights / (weights.sum() * len(self.views))
-        for view in self.views:
-            for number, part in enumerate(_parts(view)):
-                rows = slice(number * _ROWS, number * _ROWS + len(part))
-                yield part, labels[rows], share[rows]
 
 
 def _pictures(epochs: Epochs) -> tuple[np.ndarray, np.ndarray]:
@@ -149,19 +132,19 @@ def _pictures(epochs: Epochs) -> tuple[np.ndarray, np.ndarray]:
     return numbers, often[numbers].astype(np.float32)
 
 
-def _features(
+def features_of(
     path: Path,
     count: int,
     pictures: Callable[[Sequence[int]], tuple[np.ndarray, np.ndarray]],
-    backbone: _Backbone,
+    backbone: Backbone,
     architecture: Architecture,
-) -> _Features:
+) -> Features:
     """The features of `count` pictures, mapped from `path`.npy. Those that are not there yet are
     computed of `pictures`: rows → (N, size, size, 3) uint8 and what does not matter here."""
     file, noted = path.with_suffix(".npy"), path.with_suffix(".json")
     done = json.loads(noted.read_text()) if noted.exists() else {"rows": 0, "seconds": 0.0}
     if done["rows"] == count:
-        return _Features(np.load(file, mmap_mode="r"), done["seconds"])
+        return Features(np.load(file, mmap_mode="r"), done["seconds"])
     start = time.perf_counter() - done["seconds"]
     mode, shape = "r+" if done["rows"] else "w+", (count, backbone.head.in_features)
     features = np.lib.format.open_memmap(file, mode, np.float16, shape)
@@ -176,60 +159,4 @@ def _features(
             done = {"rows": last, "seconds": round(time.perf_counter() - start, 1)}
             with atomic_write(noted) as note:
                 json.dump(done, note)
-    return _Features(features, done["seconds"])
-
-
-def _parts(features: np.ndarray) -> Iterator[torch.Tensor]:
-    for first in range(0, len(features), _ROWS):
-        yield torch.from_numpy(features[first : first + _ROWS].astype(np.float32))
-
-
-def fit(head: nn.Linear, shown: Views, penalty: float) -> float:
-    """Put the weights of least loss into the head; return that loss, without the penalty, which is
-    `penalty` times the squared distance from what the head's weights were."""
-    weight, bias = head.weight.detach()[0].cpu(), head.bias.detach().cpu()
-    mean, deviation = _moments(shown)
-    held = weight * deviation
-    learned = torch.cat([held, bias + weight @ mean]).requires_grad_(True)
-    optimizer = torch.optim.LBFGS(
-        [learned], max_iter=100, history_size=10, line_search_fn="strong_wolfe"
-    )
-    loss = 0.0
-
-    def closure() -> torch.Tensor:
-        nonlocal loss
-        loss = 0.0
-        scaled = learned[:-1].detach() / deviation
-        slope = torch.zeros_like(learned)
-        constant = learned[-1].detach() - scaled @ mean
-        for features, labels, share in shown:
-            logits = features @ scaled + constant
-            each = binary_cross_entropy_with_logits(logits, labels, reduction="none")
-            loss += float(share @ each)
-            error = share * (logits.sigmoid() - labels)
-            slope[:-1] += (error @ features - error.sum() * mean) / deviation
-            slope[-1] += error.sum()
-        away = learned[:-1].detach() - held
-        slope[:-1] += 2 * penalty * away
-        learned.grad = slope
-        return torch.tensor(loss) + penalty * (away @ away)
-
-    optimizer.step(closure)
-    closure()  # the last one may have been a step that was not taken
-    with torch.no_grad():
-        scaled = learned[:-1] / deviation
-        head.weight.copy_(scaled[None])
-        head.bias.copy_(learned[-1:] - scaled @ mean)
-    return loss
-
-
-def _moments(shown: Views) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each feature, (features,) both."""
-    count, total, squares = 0, 0.0, 0.0
-    for features, *_ in shown:
-        count += len(features)
-        total = total + features.double().sum(0)
-        squares = squares + features.double().square().sum(0)
-    mean = total / count
-    deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
-    return mean.float(), deviation.float() + 1e-6
+    return Features(features, done["seconds"])
