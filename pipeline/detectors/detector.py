@@ -17,7 +17,13 @@ from models import ARCHITECTURES, Architecture
 from pipeline.common.errors import UserError
 from pipeline.common.files import atomic_write, recover_folder, sha256_of, write_folder
 from pipeline.detectors.calibration import Calibration
-from pipeline.detectors.detector_values import calibration_in, face_in, fake_class_in, input_in
+from pipeline.detectors.detector_values import (
+    calibration_in,
+    face_in,
+    fake_class_in,
+    hub_in,
+    input_in,
+)
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"  # the detector folders' place
 FORMAT = 1
@@ -69,6 +75,7 @@ def load_detector(folder: Path) -> Detector:
         face_mode, margin = face_in(description)
         calibration = calibration_in(description)
         fake_class_in(description)
+        hub_in(description)
         if GRAPH not in description["files"]:
             raise UserError(f"{folder}: it has no {GRAPH}: train or download the detector again.")
         return Detector(
