@@ -5,6 +5,7 @@
     python manage_detectors.py shrink weights/vit --data dataset/            an eighth of the size
     python manage_detectors.py average weights/first weights/second …        one of several
     python manage_detectors.py card weights/*                                the model cards again
+    python manage_detectors.py for-hub weights/vit --output folder           as others load it
     python manage_detectors.py release --base-url https://…                  archives to upload
 
 Each has its own --help.
@@ -21,6 +22,7 @@ COMMANDS = {  # each module has main(arguments)
     "shrink": "pipeline.training.shrinking",
     "average": "pipeline.training.weight_average",
     "card": "pipeline.evaluation.model_card",
+    "for-hub": "pipeline.training.for_hub",
     "release": "pipeline.foreign.release",
 }
 

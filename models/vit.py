@@ -9,6 +9,7 @@ Where shapes change, a name ends in its axes: N pictures, T tokens, D numbers of
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 
 import timm
 import torch
@@ -150,38 +151,69 @@ def from_transformers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     one of timm's is missing; ignores nothing but the pooler, which classification does not use.
     """
     weights = {name.removeprefix("vit."): value for name, value in weights.items()}
-    renamed = {
-        "cls_token": weights.pop("embeddings.cls_token"),
-        "pos_embed": weights.pop("embeddings.position_embeddings"),
+    renamed = {ours: weights.pop(theirs) for theirs, ours in _EMBEDDINGS.items()}
+    depth = 1 + max(
+        int(name.split(".")[2]) for name in weights if name.startswith("encoder.layer.")
+    )
+    for number, kind in product(range(depth), _KINDS):
+        renamed[f"blocks.{number}.attn.qkv.{kind}"] = torch.cat(
+            [weights.pop(f"{name}.{kind}") for name in _attention_names(number)]
+        )
+    for theirs, ours in _layer_names(depth).items():
+        for kind in _KINDS:
+            renamed[f"{ours}.{kind}"] = weights.pop(f"{theirs}.{kind}")
+    unknown = [name for name in weights if not name.startswith("pooler.")]
+    if unknown:
+        raise KeyError(f"not of a ViT classifier: {', '.join(sorted(unknown)[:3])}")
+    return renamed
+
+
+def to_transformers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Undo `from_transformers`: timm's names, renamed to those that a saved
+    ViTForImageClassification has. Raises KeyError where one of them is missing."""
+    depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+    renamed = {theirs: weights[ours] for theirs, ours in _EMBEDDINGS.items()}
+    for number, kind in product(range(depth), _KINDS):
+        parts = weights[f"blocks.{number}.attn.qkv.{kind}"].chunk(3)
+        names = [f"{name}.{kind}" for name in _attention_names(number)]
+        renamed |= dict(zip(names, parts, strict=True))
+    for theirs, ours in _layer_names(depth).items():
+        renamed |= {f"{theirs}.{kind}": weights[f"{ours}.{kind}"] for kind in _KINDS}
+    return {
+        name if name.startswith("classifier.") else f"vit.{name}": value
+        for name, value in renamed.items()
     }
-    layers = {
+
+
+# Names in Hugging Face's ViT classifiers, without "vit." → timm's.
+_EMBEDDINGS = {
+    "embeddings.cls_token": "cls_token",
+    "embeddings.position_embeddings": "pos_embed",
+}
+_KINDS = ("weight", "bias")
+
+
+def _layer_names(depth: int) -> dict[str, str]:
+    """Their names of the layers of `depth` blocks → timm's, of all but the attention's first."""
+    names = {
         "embeddings.patch_embeddings.projection": "patch_embed.proj",
         "layernorm": "norm",
         "classifier": "head",
     }
-    depth = 1 + max(
-        int(name.split(".")[2]) for name in weights if name.startswith("encoder.layer.")
-    )
     for number in range(depth):
         theirs, ours = f"encoder.layer.{number}", f"blocks.{number}"
-        layers |= {
+        names |= {
             f"{theirs}.layernorm_before": f"{ours}.norm1",
             f"{theirs}.attention.output.dense": f"{ours}.attn.proj",
             f"{theirs}.layernorm_after": f"{ours}.norm2",
             f"{theirs}.intermediate.dense": f"{ours}.mlp.fc1",
             f"{theirs}.output.dense": f"{ours}.mlp.fc2",
         }
-        for kind in ("weight", "bias"):
-            renamed[f"{ours}.attn.qkv.{kind}"] = torch.cat(
-                [
-                    weights.pop(f"{theirs}.attention.attention.{part}.{kind}")
-                    for part in ("query", "key", "value")
-                ]
-            )
-    for theirs, ours in layers.items():
-        for kind in ("weight", "bias"):
-            renamed[f"{ours}.{kind}"] = weights.pop(f"{theirs}.{kind}")
-    unknown = [name for name in weights if not name.startswith("pooler.")]
-    if unknown:
-        raise KeyError(f"not of a ViT classifier: {', '.join(sorted(unknown)[:3])}")
-    return renamed
+    return names
+
+
+def _attention_names(number: int) -> list[str]:
+    """Their names of the three layers that timm has in one, in its order."""
+    return [
+        f"encoder.layer.{number}.attention.attention.{part}" for part in ("query", "key", "value")
+    ]

@@ -12,7 +12,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FROZEN = Path(__file__).with_name("flags.txt")
-MANAGE = ("recalibrate", "precision", "shrink", "average", "card", "release")
+MANAGE = ("recalibrate", "precision", "shrink", "average", "card", "for-hub", "release")
 COMMANDS = [path.name for path in sorted(REPOSITORY.glob("*.py"))]
 COMMANDS += [f"manage_detectors.py {name}" for name in MANAGE]
 

@@ -64,6 +64,8 @@ class _Requests(BaseHTTPRequestHandler):
             )
         assert self.path == "/api/models/me/found/commit/main", self.path
         for line in map(json.loads, body.splitlines()):
+            if line["key"] == "deletedFile":
+                del self.server.files[line["value"]["path"]]
             if line["key"] == "file":
                 content = base64.b64decode(line["value"]["content"])
                 self.server.files[line["value"]["path"]] = content
@@ -144,6 +146,12 @@ command_line.run(lambda: print(hub.push(Path(sys.argv[1]), sys.argv[2])))
 """
 
 
+# What training does at its end.
+TRAINED_PUSH = PUSH.replace("foreign import hub", "training.for_hub import push_detector").replace(
+    "hub.push(", "push_detector("
+)
+
+
 def test_a_detector_goes_to_the_hub_and_scores_from_it(hub, run, tmp_path):
     folder = make_detector(tmp_path / "found", "meso4", gain=2.0)
     (folder / "README.md").write_text("# found\n\nThe model card.\n")
@@ -154,6 +162,7 @@ def test_a_detector_goes_to_the_hub_and_scores_from_it(hub, run, tmp_path):
     assert hub.tokens == {"Bearer hf_me"}
 
     hub.files["evil.bin"] = b"a pickle, never fetched"
+    hub.files["model.numbers.bin"] = b"what is large in a graph with 8-bit weights"
     rows = []
     for weights in ("hf-hub:me/found", folder):
         output = tmp_path / f"{len(rows)}.jsonl"
@@ -163,7 +172,31 @@ def test_a_detector_goes_to_the_hub_and_scores_from_it(hub, run, tmp_path):
         rows.append(json.loads(output.read_text()))
     assert rows[0] == rows[1]
     fetched = {path.name for path in (tmp_path / "hf").rglob("*")}
-    assert "model.onnx" in fetched and "evil.bin" not in fetched
+    assert {"model.onnx", "model.numbers.bin"} <= fetched and "evil.bin" not in fetched
+
+
+STALE = ("config.json", "preprocessor_config.json", "model.safetensors", "model.numbers.bin")
+
+
+def test_what_the_command_uploads_replaces_what_was_there(hub, run, tmp_path):
+    hub.files = dict.fromkeys((*STALE, "adapter/adapter_config.json", "notes.json"), b"{}")
+    output = tmp_path / "meso4"
+    arguments = ("for-hub", "weights/meso4", "--output", output, "--push-to-hub", "me/found")
+    done = run("manage_detectors.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"Uploaded to {hub.address}/me/found."
+    assert hub.files.pop("notes.json") == b"{}", "somebody's own"
+    assert hub.files == {path.name: path.read_bytes() for path in output.iterdir()}
+
+
+def test_what_training_uploads_is_written_for_others(hub, run):
+    hub.files = dict.fromkeys(STALE, b"{}")
+    done = run("-c", TRAINED_PUSH, "weights/efficientnet_lite0", "me/found")
+    assert done.returncode == 0, done.stderr
+    config = json.loads(hub.files["config.json"])
+    assert config["architecture"] == "tf_efficientnet_lite0"
+    assert b'create_model("hf-hub:me/found", pretrained=True)' in hub.files["README.md"]
+    assert not {"preprocessor_config.json", "model.numbers.bin"} & set(hub.files)
 
 
 def test_a_refusal_and_a_wrong_name_are_one_sentence(hub, run, tmp_path):
@@ -173,6 +206,9 @@ def test_a_refusal_and_a_wrong_name_are_one_sentence(hub, run, tmp_path):
     assert done.returncode == 2
     assert f"{folder} could not be uploaded to me/found (" in done.stderr
     assert "nothing has to be trained again" in done.stderr and "Traceback" not in done.stderr
+    done = run("-c", TRAINED_PUSH, "weights/meso4", "me/found")
+    assert done.returncode == 2
+    assert "weights/meso4 could not be uploaded to me/found (" in done.stderr
     done = run("-c", PUSH, folder, "not a name")
     assert done.returncode == 2
     assert "is no name of the form owner/name" in done.stderr and "Traceback" not in done.stderr

@@ -21,6 +21,7 @@ from pipeline.detectors.detector_values import (
     calibration_in,
     face_in,
     fake_class_in,
+    hub_in,
     input_in,
     options_in,
 )
@@ -75,6 +76,7 @@ def load_detector(folder: Path) -> Detector:
         face_mode, margin = face_in(description)
         calibration = calibration_in(description)
         fake_class_in(description)
+        hub_in(description)
         if GRAPH not in description["files"]:
             raise UserError(f"{folder}: it has no {GRAPH}: train or download the detector again.")
         return Detector(

@@ -13,6 +13,7 @@ from pipeline.detectors.fake_class import FakeClass
 LAYOUTS = ("NHWC", "NCHW")
 FACE_MODES = ("auto", "none")
 RESIZE_FILTERS = ("area", "nearest")
+TIMM, TRANSFORMERS, ONNX = LIBRARIES = ("timm", "transformers", "onnx")
 LARGEST_INPUT = 4096  # pixels of a side
 LARGEST_MARGIN = 10.0
 # A calibration whose real faces reach 1.0 puts its threshold just above, so that none is called
@@ -84,6 +85,15 @@ def fake_class_in(description: dict) -> FakeClass | None:
     if type(output) is not int or not 0 <= output < len(labels):
         raise ValueError(f"output is {output!r}, not the number of a label")
     return FakeClass(tuple(labels), output, _text(section, "decided"))
+
+
+def hub_in(description: dict) -> tuple[str, float] | None:
+    """The section `hub`, which only folders made for the hub have: the library that loads
+    model.safetensors ("onnx": none), and the temperature that is in its head."""
+    if "hub" not in description:
+        return None
+    section = _section(description, "hub")
+    return _one_of(section, "library", LIBRARIES), _number(section, "temperature", above=0)
 
 
 def _section(description: dict, name: str) -> dict:

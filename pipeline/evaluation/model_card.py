@@ -20,6 +20,7 @@ from pipeline.common.command_line import script_parser
 from pipeline.detectors.calibration import MISSED_FAKES, equal_width_bins, in_words
 from pipeline.detectors.detector import change_detector, load_detector
 from pipeline.detectors.versions import copies_of, copy_detector
+from pipeline.evaluation.card_usage import usage
 from pipeline.evaluation.model_index import card_head
 from pipeline.evaluation.shares import wilson
 
@@ -92,7 +93,7 @@ A detector of deepfake faces ({architecture}), trained on {counts["real"]:,} rea
 {counts["fake"]:,} fake pictures on {training["date"]}; start: {training["start"]}.
 
     python {script} photos/ --weights weights/{description["name"]}
-
+{usage(description)}
 ## Results on the validation pictures
 
 {images["real"]} real, {images["fake"]} fake; {kinds}.

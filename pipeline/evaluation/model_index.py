@@ -29,7 +29,7 @@ def card_head(description: dict) -> str:
     data = ModelCardData(
         license="other",
         license_name="terms-of-the-training-data",
-        library_name="onnx",
+        library_name=description.get("hub", {}).get("library", "onnx"),
         pipeline_tag=TASK,
         tags=["deepfake-detection", "face", description["architecture"]],
         model_name=description["name"],

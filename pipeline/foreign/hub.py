@@ -11,13 +11,17 @@ from huggingface_hub.errors import (
 )
 
 from pipeline.common.errors import UserError
-from pipeline.detectors.detector import INT8_GRAPH
+from pipeline.detectors.detector import GRAPH, INT8_GRAPH, NUMBERS
 
 HUB = "hf-hub:"
 _TIMEOUT_SECONDS = 20
 # What a detector or a classifier may consist of; never a pickle.
 _WANTED = ["*.json", "*.jsonl", "*.safetensors", "*.onnx", "*.weights.h5", "*.md", "*.png"]
-_WANTED += INT8_GRAPH
+_WANTED += [NUMBERS, *INT8_GRAPH]
+# What an earlier upload may have left there and this one may lack: config.json beside weights that
+# are no longer its own would be loaded without a word.
+_REPLACED = ["config.json", "preprocessor_config.json", "model.safetensors", "model.weights.h5"]
+_REPLACED += [GRAPH, NUMBERS, *INT8_GRAPH, "adapter/*"]
 
 
 def download(name: str, option: str) -> Path:
@@ -55,20 +59,29 @@ def require_token() -> None:
         )
 
 
-def push(folder: Path, name: str) -> str:
+def push(folder: Path, name: str, made_from: Path | None = None) -> str:
     """Upload a detector folder with its model card to owner/name, which is made where it is not
-    there yet; its address. Raises UserError where the hub refuses or is out of reach."""
+    there yet; its address. Network files of an earlier upload that it does not replace go.
+
+    `made_from` is the detector folder that it was made of, if it is another. Raises UserError
+    where the hub refuses or is out of reach.
+    """
     api = HfApi()
     try:
         address = api.create_repo(name, exist_ok=True).url
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Add the detector")
+        api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            commit_message="Add the detector",
+            delete_patterns=_REPLACED,
+        )
     except HFValidationError:
         raise UserError(f"--push-to-hub: {name} is no name of the form owner/name.") from None
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"--push-to-hub: {folder} could not be uploaded to {name} ({reason}); it is whole "
-            "here, so nothing has to be trained again."
+            f"--push-to-hub: {made_from or folder} could not be uploaded to {name} "
+            f"({reason}); it is whole here, so nothing has to be trained again."
         ) from None
     return address
 

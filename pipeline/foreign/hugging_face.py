@@ -1,4 +1,4 @@
-"""Hugging Face's ViT classifiers as timm's networks with one logit of fake."""
+"""Classifiers of transformers' and timm's as timm's networks with one logit of fake."""
 
 import json
 import math
@@ -15,32 +15,40 @@ from models.vit import from_transformers
 from pipeline.common.errors import UserError
 from pipeline.detectors.fake_class import FakeClass
 from pipeline.foreign.hub import download
-from pipeline.foreign.hugging_face_folder import has_separate_classes
+from pipeline.foreign.hugging_face_folder import has_separate_classes, is_timm
 
 
 def classifier_of(
     folder: Path, architecture: Architecture, fake: FakeClass
 ) -> tuple[nn.Module, bool]:
     """The network in a folder as `save_pretrained` writes it, a ViTForImageClassification or a PEFT
-    adapter of one with its head, with one logit: of the class that means fake.
+    adapter of one with its head, or in one of timm's, with one logit: of the class that means fake.
 
     With it comes whether its layers are those of the architecture alone; one that tells more than
     two classes apart has one more. Raises UserError for anything else.
     """
     is_adapter = (folder / "adapter_config.json").exists()
     weights = _merged(folder) if is_adapter else read(folder / "model.safetensors")
-    try:
-        weights = from_transformers(weights)
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{folder}: this is no ViT classifier ({error.args[0]}).") from None
+    if not is_timm(folder):
+        try:
+            weights = from_transformers(weights)
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{folder}: this is no ViT classifier ({error.args[0]}).") from None
     network = architecture.build()
-    classes = len(weights["head.weight"])
-    separate = has_separate_classes(folder)
+    head = architecture.module.HEAD[0]
+    missing = {f"{head}.weight", f"{head}.bias"} - set(weights)
+    if missing:
+        raise UserError(
+            f"{folder}: these are not the weights of a {architecture.name} ({min(missing)} is "
+            "missing)."
+        )
+    classes = len(weights[f"{head}.weight"])
+    separate = has_separate_classes(folder) or classes == 1
     is_plain = separate or classes == 2
     if is_plain:
-        weights = one_logit(weights, fake.output, separate)
+        weights = one_logit(weights, fake.output, separate, head)
     else:
-        network.head = nn.Linear(network.head.in_features, classes)
+        setattr(network, head, nn.Linear(getattr(network, head).in_features, classes))
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -51,13 +59,13 @@ def classifier_of(
     return (network if is_plain else _OneOfMany(network, fake.output)).eval(), is_plain
 
 
-def one_logit(weights: dict, fake: int, separate: bool = False) -> dict:
+def one_logit(weights: dict, fake: int, separate: bool = False, head: str = "head") -> dict:
     """Weights with a head of two outputs → with one: softmax over two is the sigmoid of their
     difference. `fake` is the output that means fake; where the outputs are `separate`, each with a
-    sigmoid of its own, it is taken as it is."""
-    head = {name: weights[name] for name in ("head.weight", "head.bias")}
-    other = {name: 0 if separate else value[1 - fake] for name, value in head.items()}
-    return weights | {name: (value[fake] - other[name])[None] for name, value in head.items()}
+    sigmoid of its own, it is taken as it is. `head` is the layer's name."""
+    outputs = {name: weights[name] for name in (f"{head}.weight", f"{head}.bias")}
+    other = {name: 0 if separate else value[1 - fake] for name, value in outputs.items()}
+    return weights | {name: (value[fake] - other[name])[None] for name, value in outputs.items()}
 
 
 def read(file: Path) -> dict:

@@ -1,10 +1,11 @@
-"""What a Hugging Face folder says of the classifier in it: size, pixel scaling, classes.
+"""What a folder of transformers' or timm's says of the classifier in it: size, scaling, classes.
 
 Read from its JSON files and the first bytes of its weights, so that no framework is needed to find
 out what the weights are, and that they have been imported already.
 """
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,16 @@ from pipeline.common.errors import UserError
 from pipeline.detectors.fake_class import unnamed
 
 _WIDTHS = {768: "vit", 384: "vit_small_patch16_224", 192: "vit_tiny_patch16_224"}
+# timm's names of our networks; others, whose layers may have the same names, compute other things.
+_TIMM = {
+    "tf_efficientnet_lite0": "efficientnet_lite0",
+    "resnet50": "resnet50",
+    "vit_base_patch16_224": "vit",
+    "vit_small_patch16_224": "vit_small_patch16_224",
+    "vit_tiny_patch16_224": "vit_tiny_patch16_224",
+}
+_TIMM_ARGUMENTS = {"num_classes", "in_chans", "global_pool", "drop_rate"}  # that may be stored
+_HEADS = ("classifier.weight", "head.weight", "fc.weight")
 _LONGEST_HEADER = 100_000_000  # bytes, as the safetensors library has it
 
 
@@ -38,8 +49,16 @@ def files_of(folder: Path) -> tuple[Path, ...]:
 
 
 def architecture_of(folder: Path) -> Architecture:
-    """Which ViT it is, by its width (an adapter's by that of its base), with its pixel scaling."""
+    """Which network it is, with its pixel scaling: timm's by its name, transformers' ViT by its
+    width (an adapter's by that of its base). Raises UserError for one that is not known."""
+    if is_timm(folder):
+        return _timm_architecture(folder)
     return replace(_size(folder), scaling=_scaling(folder))
+
+
+def is_timm(folder: Path) -> bool:
+    """Whether its config.json is one of timm's: these name their `architecture`."""
+    return "architecture" in _json(folder / "config.json")
 
 
 def labels_of(folder: Path) -> tuple[str, ...]:
@@ -60,6 +79,8 @@ def labels_in(config: Path) -> tuple[str, ...] | None:
     """The names of the classes that a config.json has, or None. Raises UserError where it
     contradicts itself."""
     stored = _json(config)
+    if isinstance(stored.get("label_names"), list):  # timm's
+        return tuple(map(str, stored["label_names"])) or None
     names = _by_number(stored.get("id2label"))
     label2id = stored.get("label2id")
     numbers = label2id if isinstance(label2id, dict) else {}
@@ -109,7 +130,7 @@ def _class_count(file: Path, folder: Path) -> int:
         heads = [
             tensor["shape"][0]
             for name, tensor in tensors.items()
-            if name.rpartition("base_model.model.")[2] in ("classifier.weight", "head.weight")
+            if name.rpartition("base_model.model.")[2] in _HEADS
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
@@ -123,6 +144,34 @@ def _class_count(file: Path, folder: Path) -> int:
             "untrained head."
         )
     raise UserError(f"{folder}: this is no ViT classifier (it has no classifier.weight).")
+
+
+def _timm_architecture(folder: Path) -> Architecture:
+    path = folder / "config.json"
+    stored = _json(path)
+    name = str(stored["architecture"]).partition(".")[0]  # without the name of its weights
+    if name not in _TIMM:
+        raise UserError(
+            f"{folder}: timm's {name} cannot be imported; of timm's, {', '.join(_TIMM)} can."
+        )
+    architecture = ARCHITECTURES[_TIMM[name]]
+    pool = "token" if name.startswith("vit") else "avg"
+    arguments = stored.get("model_args") or {}
+    try:
+        changed = sorted(set(arguments) - _TIMM_ARGUMENTS)
+        pools = {str(each.get("global_pool", pool)) for each in (stored, arguments)}
+        if changed or pools != {pool}:
+            raise ValueError(f"{changed[0] if changed else 'global_pool'} is not the usual one")
+        fed = stored.get("pretrained_cfg", stored)
+        channels, height, width = fed["input_size"]
+        mean, std = (tuple(float(value) * 255 for value in fed[name]) for name in ("mean", "std"))
+        if (channels, height) != (3, width) or type(height) is not int or height < 1:
+            raise ValueError(f"input_size is {fed['input_size']}, not 3 and twice the same")
+        return replace(architecture, input_size=height, scaling=_three(mean, std))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: it does not say what is fed to a usual {name} ({error})."
+        ) from None
 
 
 def _size(folder: Path) -> Architecture:
@@ -151,13 +200,17 @@ def _scaling(folder: Path) -> PixelScaling:
         if stored.get("do_normalize", True):
             mean, std = stored["image_mean"], stored["image_std"]
         in_pixels = [tuple(float(value) / factor for value in values) for values in (mean, std)]
-        if not all(len(values) == 3 for values in in_pixels) or 0 in in_pixels[1]:
-            raise ValueError("three means and deviations are wanted, and none of these may be 0")
-        return PixelScaling(*in_pixels)
+        return _three(*in_pixels)
     except FileNotFoundError:
         return ARCHITECTURES["vit"].scaling
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise UserError(f"{path} does not say how to scale pixels ({error}).") from None
+
+
+def _three(mean: tuple[float, ...], std: tuple[float, ...]) -> PixelScaling:
+    if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean)) or min(std) <= 0:
+        raise ValueError("three means and deviations are wanted, these above 0")
+    return PixelScaling(mean, std)
 
 
 def _json(path: Path) -> dict:

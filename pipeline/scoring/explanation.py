@@ -251,12 +251,18 @@ def _torch_network(detector: Detector, weights: Path):
     from safetensors.torch import load_file
     from timm.models.vision_transformer import VisionTransformer
 
+    from pipeline.foreign.library_formats import own_weights
     from pipeline.torch_engine.eight_bits import unpack
 
     with torch.device("meta"):  # without values: what the file lacks could not be computed with
         network = detector.architecture.build()
-    with _weights_refused(detector, weights, SafetensorError, RuntimeError, OSError):
-        state = unpack(weights) if weights.name == GRAPH else load_file(weights)
+    with _weights_refused(
+        detector, weights, SafetensorError, RuntimeError, OSError, KeyError, IndexError
+    ):
+        if weights.name == GRAPH:
+            state = unpack(weights)
+        else:
+            state = own_weights(load_file(weights), detector.architecture, detector.description)
         network.load_state_dict(state, assign=True)
     network.eval().requires_grad_(False)
     if isinstance(network, VisionTransformer):

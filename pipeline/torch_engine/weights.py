@@ -97,9 +97,10 @@ def read_weights(
             f"--init {path}: no weights can be read from {file} ({error}); a .safetensors file, a "
             "detector folder or a Hugging Face folder is wanted."
         ) from None
-    if any(name.startswith("vit.") for name in weights):
-        weights = _from_transformers(weights, path, fake_labels or FakeLabels())
-    return _for_options(weights, architecture, description), adapter
+    if description:
+        weights = _own(weights, path, architecture, description)
+        return _for_options(weights, architecture, description), adapter
+    return _from_elsewhere(weights, path, architecture, fake_labels or FakeLabels()), None
 
 
 def _for_options(weights: dict, architecture: Architecture, description: dict) -> dict:
@@ -141,19 +142,39 @@ def _packaged(architecture: Architecture) -> tuple[str, dict[str, torch.Tensor]]
     return PACKAGES[architecture.name].label, clip.read_clip(file)
 
 
-def _from_transformers(
-    weights: dict, path: Path, fake_labels: FakeLabels
+def _own(
+    weights: dict, path: Path, architecture: Architecture, description: dict
+) -> dict[str, torch.Tensor]:
+    from pipeline.foreign.library_formats import own_weights
+
+    try:
+        return own_weights(weights, architecture, description)
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(
+            f"--init {path}: its {WEIGHTS} is not what its detector.json says ({error.args[0]}): "
+            "download it again."
+        ) from None
+
+
+def _from_elsewhere(
+    weights: dict, path: Path, architecture: Architecture, fake_labels: FakeLabels
 ) -> dict[str, torch.Tensor]:
     """Under timm's names; with one logit of fake where it is known which of two classes that is."""
     from models.vit import from_transformers
     from pipeline.foreign.hugging_face import one_logit
     from pipeline.foreign.hugging_face_folder import has_separate_classes, labels_in
 
-    try:
-        weights = from_transformers(weights)
-    except (KeyError, ValueError) as error:
-        raise UserError(f"--init {path}: this is no ViT classifier ({error.args[0]}).") from None
-    classes = len(weights["head.weight"])
+    if any(name.startswith("vit.") for name in weights):
+        try:
+            weights = from_transformers(weights)
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"--init {path}: this is no ViT classifier ({error.args[0]})."
+            ) from None
+    head = architecture.module.HEAD[0]
+    if f"{head}.weight" not in weights or f"{head}.bias" not in weights:
+        return weights
+    classes = len(weights[f"{head}.weight"])
     labels = labels_in(path / "config.json")
     if labels is None or len(labels) != classes:
         labels = unnamed(classes)
@@ -162,7 +183,7 @@ def _from_transformers(
     fake = fake_labels.choose(labels, f"--init {path}")
     if is_first_process():
         print(fake.in_words(f"--init {path}"), file=sys.stderr)
-    return one_logit(weights, fake.output, has_separate_classes(path))
+    return one_logit(weights, fake.output, has_separate_classes(path), head)
 
 
 def _fitting(weights: dict, architecture: Architecture, init: str) -> dict[str, torch.Tensor]:

@@ -42,6 +42,7 @@ from pipeline.evaluation.precision import FEWEST_FACES, check_precisions_apart
 from pipeline.feeding.engine import Engine, Plan, is_first_process
 from pipeline.foreign import hub
 from pipeline.training.finishing import predict
+from pipeline.training.for_hub import push_detector
 from pipeline.training.recipes import AS_TRAINED
 from pipeline.training.training import TrainingOptions, engine_of, seed_after, train_on
 
@@ -117,7 +118,7 @@ def train_further(args: argparse.Namespace) -> int:
     after = load_detector(target)
     code = _accept(before, after, new, old, family, args.margin)
     if code == 0 and args.push_to_hub:
-        print(f"Uploaded to {hub.push(family, args.push_to_hub)}.")
+        print(f"Uploaded to {push_detector(family, args.push_to_hub)}.")
     return code
 
 

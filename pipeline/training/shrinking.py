@@ -54,6 +54,11 @@ def shrink(folder: Path, data: Path, faces: int = 600) -> tuple[float, float]:
         raise UserError(f"{folder}: only torch networks' weights are kept in 8 bits.")
     if "weights_in" in detector.description:
         raise UserError(f"{folder}: its weights are kept in 8 bits already.")
+    if "hub" in detector.description:
+        raise UserError(
+            f"{folder}: other libraries load its weights as they are: shrink the detector that it "
+            "was made of, and write that for them (manage_detectors.py for-hub)."
+        )
     pixels = pictures_to_check(detector, load_dataset(data).validate, faces)
     if len(pixels) < FEWEST_FACES:
         raise UserError(

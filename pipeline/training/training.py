@@ -33,6 +33,7 @@ from pipeline.foreign import hub
 from pipeline.keras_engine import backend as keras_backend
 from pipeline.photos.faces import DEFAULT_MARGIN
 from pipeline.training.finishing import DetectorSpec, code_revision, finish_training
+from pipeline.training.for_hub import push_detector
 from pipeline.training.runs import close_run, open_run, read_history
 
 
@@ -103,7 +104,7 @@ def train_detector(args: argparse.Namespace) -> dict | None:
     if description and len(dataset.validate) >= FEWEST_FACES:
         check_precisions_apart(output, args.data)
     if description and args.push_to_hub:
-        print(f"Uploaded to {hub.push(output, args.push_to_hub)}.")
+        print(f"Uploaded to {push_detector(output, args.push_to_hub)}.")
     return description
 
 

@@ -129,7 +129,8 @@ def _add_training_options(parser: argparse.ArgumentParser, recipes: list[dict]) 
     add(
         "--push-to-hub",
         metavar="OWNER/NAME",
-        help="upload the finished detector folder to the Hugging Face hub",
+        help="upload the finished detector folder to the Hugging Face hub, as `manage_detectors.py "
+        "for-hub` writes it",
     )
     add(
         "--data-licence",
