@@ -7,6 +7,7 @@
     python infer_vit.py photos/ --output report.html   a page for the browser
     python infer_vit.py photos/ --output rows.csv --continue
     python infer_vit.py photos/ --explain why/         with a heat map of each face
+    python infer_vit.py photos/ --together weights/efficientnet_lite0     both, as one
     python infer_vit.py photos/ --weights weights/vit_tiny_patch16_224
     find . -name '*.jpg' | python infer_vit.py -
 

@@ -4,6 +4,7 @@
     python manage_detectors.py precision weights/meso4 --data dataset/       8 bits, where it can
     python manage_detectors.py shrink weights/vit --data dataset/            an eighth of the size
     python manage_detectors.py average weights/first weights/second …        one of several
+    python manage_detectors.py together weights/vit weights/efficientnet_lite0     as one
     python manage_detectors.py card weights/*                                the model cards again
     python manage_detectors.py for-hub weights/vit --output folder           as others load it
     python manage_detectors.py release --base-url https://…                  archives to upload
@@ -21,6 +22,7 @@ COMMANDS = {  # each module has main(arguments)
     "precision": "pipeline.evaluation.precision",
     "shrink": "pipeline.training.shrinking",
     "average": "pipeline.training.weight_average",
+    "together": "pipeline.training.together",
     "card": "pipeline.evaluation.model_card",
     "for-hub": "pipeline.training.for_hub",
     "release": "pipeline.foreign.release",

@@ -24,7 +24,14 @@ from benchmarks.measuring import ROOT, machine
 from pipeline.common.command_line import run
 from pipeline.common.files import atomic_write
 from pipeline.common.labels import FAKE, REAL
-from pipeline.comparison.entries import Entry, TestSet, find, kind_of, read_training_data
+from pipeline.comparison.entries import (
+    ENSEMBLE,
+    Entry,
+    TestSet,
+    find,
+    kind_of,
+    read_training_data,
+)
 from pipeline.comparison.scores import Scores, score
 from pipeline.evaluation.metrics import Estimate, evaluate_with_intervals
 
@@ -54,7 +61,7 @@ def main() -> None:
     inputs = find(args.detectors, args.data, sample=None, grid_sample=0)
     for sentence in inputs.skipped + inputs.failed:
         print(sentence, file=sys.stderr)
-    detectors = [entry for entry in inputs.entries if entry.detector]
+    detectors = [entry for entry in inputs.entries if entry.label != ENSEMBLE]
     training_data = read_training_data(None, detectors)
     scores = score(inputs, args.store)
     rows = [

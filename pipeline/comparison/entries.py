@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ from pipeline.common.errors import UserError
 from pipeline.common.labels import FAKE, REAL
 from pipeline.data.dataset import Sample, load_samples
 from pipeline.detectors.calibration import Calibration, sigmoid
-from pipeline.detectors.detector import WEIGHTS, Detector
+from pipeline.detectors.detector import GRAPH, WEIGHTS, Detector
 from pipeline.detectors.fake_class import FakeLabels
+from pipeline.detectors.together import SECTION, together
 from pipeline.foreign.published import is_published
 from pipeline.scoring.opening import open_detector
 from pipeline.training.runs import read_history
@@ -114,7 +116,10 @@ def find(
     for entry in inputs.entries:
         if history := _history(entry.detector.folder):
             inputs.histories[entry.label] = history
-    if ensemble := make_ensemble(inputs.entries):
+    pairs, ensemble = make_pairs(inputs.entries), make_ensemble(inputs.entries)
+    inputs.entries += pairs
+    # Of two that were calibrated together it would be the same, but for the threshold.
+    if ensemble and not (pairs and len(ensemble.members) == 2):
         inputs.entries.append(ensemble)
     data = list(data)
     names = [path.resolve().stem for path in data]
@@ -135,6 +140,21 @@ def find(
     if not inputs.sets:
         raise UserError("\n".join(inputs.skipped + inputs.failed + ["There is no test set."]))
     return inputs
+
+
+def make_pairs(entries: Sequence[Entry]) -> list[Entry]:
+    """Those two of them that were calibrated together (see together.py), as one."""
+    pairs = []
+    for first, second in permutations(entries, 2):
+        sections = first.detector.description.get(SECTION, {})
+        if second.detector.description["files"].get(GRAPH) in sections:
+            try:
+                calibration = together(first.detector, second.detector).calibration
+            except UserError:  # malformed; scoring says so
+                continue
+            label = f"{first.label}+{second.label}"
+            pairs.append(Entry(label, calibration, None, (first, second)))
+    return pairs
 
 
 def make_ensemble(entries: Sequence[Entry]) -> Entry | None:

@@ -61,7 +61,7 @@ class Scores:
                 self._calibrated_logits(member, test_set, degradation, readable)
                 for member in entry.members
             ]
-            return np.mean(logits, axis=0)
+            return np.mean(logits, axis=0) / entry.calibration.temperature
         logits = self.logits[key_of(entry.detector), degradation]
         chosen = (test_set.samples[index] for index in np.flatnonzero(readable))
         logits = np.array([logits[self.pictures[sample.path]] for sample in chosen])

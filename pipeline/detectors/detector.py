@@ -38,7 +38,8 @@ class Detector:
     """A detector folder that has been read and verified.
 
     `resize_filter` as in `images.resize`; `face_mode` and `margin` as in `faces.face_regions`.
-    `description` is the whole of detector.json.
+    `description` is the whole of detector.json. Two detectors that score as one have `members`, see
+    together.py.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class Detector:
     margin: float
     calibration: Calibration
     description: dict
+    members: tuple["Detector", ...] = ()
 
     @property
     def graph(self) -> Path:

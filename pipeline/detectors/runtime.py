@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,13 +65,15 @@ class Runtime:
         self._network = compiled_graph(graph, prepare, prepared_as, settings, checksum)
 
     @classmethod
-    def of(cls, detector: Detector, device: str = "auto") -> "Runtime":
+    def of(cls, detector: Detector, device: str = "auto") -> "Runtime | _Mean":
         """The runtime of a detector: in the fastest of the precisions that were found to change
         nothing (see precision.py) that this processor has, and in fp32 where none was looked for.
 
         Says on standard error where it is not the first. Raises UserError where the detector names
         a precision that is not known here.
         """
+        if detector.members:
+            return _Mean(detector.members, device)
         order = [*detector.description.get("precision", {}).get("order", []), "fp32"]
         for precision in order:
             if precision not in PRECISIONS:
@@ -91,6 +94,21 @@ class Runtime:
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """(N, size, size, 3) uint8 RGB → (N,) float32 logits of fake."""
         return self._network([np.ascontiguousarray(pixels)])[0].reshape(len(pixels))
+
+
+class _Mean:
+    """Several compiled networks as one: the mean of their calibrated logits."""
+
+    def __init__(self, detectors: Sequence[Detector], device: str):
+        self._parts = [
+            (Runtime.of(detector, device), detector.calibration.temperature)
+            for detector in detectors
+        ]
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """As Runtime's."""
+        each = [runtime.logits(pixels) / temperature for runtime, temperature in self._parts]
+        return np.mean(each, axis=0, dtype=np.float32)
 
 
 def is_available(precision: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.common.command_line import positive_float, positive_int, probability, script_parser
 from pipeline.common.errors import UserError
 from pipeline.detectors.fake_class import add_option
-from pipeline.scoring.opening import Network, any_of, open_detectors
+from pipeline.scoring.opening import Network, any_of, open_detector, open_detectors
 
 HOW_TO_GO_ON = "With --output and --continue the next run goes on from here."  # of scoring
 
@@ -33,6 +33,14 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         metavar="DIR",
         help=f"detector folder, or published weights{twice} (default: {default})",
     )
+    if len(networks) == 1:
+        arguments.add_argument(
+            "--together",
+            type=Path,
+            metavar="DIR",
+            help="a second detector folder: score with the mean of both (manage_detectors.py "
+            "together)",
+        )
     add_option(arguments)
     arguments.add_argument(
         "--output",
@@ -92,6 +100,7 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     """
     from pipeline.common.machine import one_thread_for_opencv
     from pipeline.common.memory import keep_freed_memory
+    from pipeline.detectors.together import together
     from pipeline.photos.inputs import find_photos
     from pipeline.rows.files import open_output
     from pipeline.rows.rows import COMPARED_FIELDS, FIELDS
@@ -103,6 +112,8 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     keep_freed_memory()
     one_thread_for_opencv()
     detectors = open_detectors(args.weights, networks, args.fake_labels)
+    if getattr(args, "together", None):
+        detectors = [together(detectors[0], open_detector(args.together))]
     heat_maps = None
     if args.explain:
         from pipeline.scoring.explanation import HeatMapFolder  # which needs a training framework

@@ -1,0 +1,56 @@
+"""Two detectors as one: the mean of their calibrated logits, with a calibration of its own.
+
+Two networks of different kinds are wrong about different faces, so their mean is right about more.
+Both see the same crop, that of the first; `manage_detectors.py together` chooses the threshold.
+"""
+
+from dataclasses import replace
+
+from pipeline.common.errors import UserError
+from pipeline.detectors.calibration import Calibration
+from pipeline.detectors.detector import GRAPH, Detector
+from pipeline.detectors.detector_values import calibration_in
+
+SECTION = "together"  # of the first one's detector.json: SHA-256 of the other's graph → calibration
+
+
+def together(first: Detector, second: Detector) -> Detector:
+    """The pair, as the two were calibrated together. Raises UserError where they were not, or
+    cannot see the same crop."""
+    sections = first.description.get(SECTION, {})
+    try:
+        section = sections[second.description["files"][GRAPH]]
+        return paired(first, second, calibration_in(section))
+    except KeyError:
+        raise UserError(
+            f"{first.folder} and {second.folder} were not calibrated together: run `python "
+            f"manage_detectors.py together {first.folder} {second.folder} --data dataset/` once."
+        ) from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{first.folder / 'detector.json'}: its section {SECTION} is malformed ({error}): run "
+            "`manage_detectors.py together` again."
+        ) from None
+
+
+def paired(first: Detector, second: Detector, calibration: Calibration) -> Detector:
+    """The pair with this calibration. Raises UserError where they cannot see the same crop."""
+    for name, of in (
+        ("size", lambda detector: detector.architecture.input_size),
+        ("resize filter", lambda detector: detector.resize_filter),
+    ):
+        if of(first) != of(second):
+            raise UserError(
+                f"{second.folder}: its input has another {name} than that of {first.folder} "
+                f"({of(second)}, not {of(first)}), so the two cannot score together."
+            )
+    files = {**first.description["files"]}
+    files |= {f"{second.name}/{name}": sha for name, sha in second.description["files"].items()}
+    section = {name: getattr(calibration, name) for name in Calibration.__dataclass_fields__}
+    return replace(
+        first,
+        name=f"{first.name}+{second.name}",
+        calibration=calibration,
+        members=(first, second),
+        description=first.description | {"files": files, "calibration": section},
+    )

@@ -1,0 +1,107 @@
+"""Two detectors that score as one: the mean of their calibrated logits, with its own threshold."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.common.errors import UserError
+from pipeline.detectors.calibration import Calibration
+from pipeline.detectors.detector import GRAPH, load_detector
+from pipeline.detectors.together import SECTION, paired, together
+from pipeline.photos.photo import Photo
+from pipeline.rows.run_settings import version_of
+from pipeline.scoring.scoring import Scorer
+from pipeline.training.together import main
+from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
+from tests.tiny_dataset import make_dataset
+
+WEIGHTS = REPOSITORY / "weights"
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.fixture
+def two(tmp_path) -> tuple[Path, Path]:
+    """Copies of two small detectors that see the same crop."""
+    names = ("meso4", "mesoinception4")
+    return tuple(shutil.copytree(WEIGHTS / name, tmp_path / name) for name in names)
+
+
+def change(folder: Path, **sections: object) -> None:
+    file = folder / "detector.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | sections))
+
+
+def scores(*detectors) -> list[float]:
+    rows = Scorer(*detectors, face_mode="none").score([Photo(str(FACE_SAMPLE))])
+    return [row.fake_probability for of_photo in rows for row in of_photo]
+
+
+def test_a_pair_scores_the_mean_of_the_calibrated_logits(two):
+    first, second = map(load_detector, two)
+    pair = paired(first, second, Calibration(0.5, 0.9, 0.2, "by hand"))
+    alone = np.array([scores(first)[0], scores(second)[0]])
+    mean = np.mean(np.log(alone / (1 - alone)))
+    assert scores(pair)[0] == pytest.approx(1 / (1 + np.exp(-mean / 0.5)), abs=1e-5)
+    assert version_of(pair) not in (version_of(first), version_of(second))
+
+
+def test_the_command_calibrates_and_the_script_scores(two, tmp_path, infer, capsys):
+    first, second = two
+    data = make_dataset(tmp_path / "data", train=2, validate=24)
+    before = {path.name: path.read_bytes() for path in first.iterdir()}
+    assert main([str(first), str(second), "--data", str(data), "--threshold-rule", "fpr=0.1"]) == 0
+    assert "of the fakes found" in capsys.readouterr().out
+    after = {path.name: path.read_bytes() for path in first.iterdir()}
+    assert {name for name in after if after[name] != before.get(name)} == {"detector.json"}
+    section = load_detector(first).description[SECTION]
+    [kept] = section.values()
+    assert kept["name"] == "mesoinception4" and kept["calibration"]["rule"] == "fpr=0.1"
+
+    output = tmp_path / "rows.jsonl"
+    photo = SAMPLES / "two_people.jpg"
+    done = infer(photo, "--weights", first, "--together", second, "--output", output)
+    assert done.returncode == 0, done.stderr.decode()
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["model"] for row in rows] == ["meso4+mesoinception4"] * 2
+    assert {row["threshold"] for row in rows} == {kept["calibration"]["threshold"]}
+
+
+def test_two_that_were_not_calibrated_together_are_refused(two, infer):
+    done = infer(FACE_SAMPLE, "--weights", two[0], "--together", two[1])
+    assert done.returncode == 2
+    sentence = done.stderr.decode()
+    assert f"manage_detectors.py together {two[0]} {two[1]}" in sentence
+    assert "Traceback" not in sentence
+
+
+def test_the_calibration_holds_for_that_very_graph(two):
+    second = load_detector(two[1])
+    calibration = {"temperature": 1.0, "threshold": 0.9, "uncertain_from": 0.2, "rule": "by hand"}
+    change(two[0], together={second.description["files"][GRAPH]: {"calibration": calibration}})
+    pair = together(load_detector(two[0]), second)
+    assert pair.calibration == Calibration(**calibration)
+    assert pair.members == (load_detector(two[0]), second)
+    another = replace(second, description={**second.description, "files": {GRAPH: "0" * 64}})
+    with pytest.raises(UserError, match="not calibrated together"):
+        together(load_detector(two[0]), another)
+
+
+@pytest.mark.parametrize(
+    "section", [{"calibration": {"temperature": -1}}, {"calibration": []}, [], None]
+)
+def test_a_malformed_section_is_one_sentence(two, section):
+    second = load_detector(two[1])
+    change(two[0], together={second.description["files"][GRAPH]: section})
+    with pytest.raises(UserError, match="together"):
+        together(load_detector(two[0]), second)
+
+
+def test_other_inputs_are_refused():
+    vit, meso4 = load_detector(WEIGHTS / "vit"), load_detector(WEIGHTS / "meso4")
+    with pytest.raises(UserError, match="size"):
+        paired(vit, meso4, vit.calibration)
