@@ -27,7 +27,7 @@ def spoilt(pictures: dict[str, bytes], number: int, seed: int) -> Iterator[tuple
         for _ in range(random.choice([1, 1, 1, 2, 4])):
             content = random.choice(_MUTATIONS)(content, random, pictures)
         if "png" in name.lower() and random.random() < 0.5:
-            content = _with_right_checksums(content)
+            content = with_right_checksums(content)
         yield f"{index:04} {name}", content
 
 
@@ -140,7 +140,7 @@ def _fits(number: int, form: str) -> bool:
 _MUTATIONS = [_flip_bits, _cut, _leave_out, _insert, _splice, _claim_extremes, _claim_extremes]
 
 
-def _with_right_checksums(content: bytes) -> bytes:
+def with_right_checksums(content: bytes) -> bytes:
     """A PNG whose spoilt chunks get past the comparison of checksums."""
     chunks, position = [content[:8]], 8
     while position + 8 < len(content):

@@ -9,7 +9,7 @@ import pytest
 from pipeline.common.errors import ImageError
 from pipeline.detectors.detector import load_detector
 from pipeline.photos.images import read_image
-from pipeline.photos.photo import Photo
+from pipeline.photos.photo import Photo, Picture
 from pipeline.scoring.scoring import Scorer
 from pipeline.videos.frame_pixels import frame_pixels, upright
 from pipeline.videos.frames import Sampling, with_frames
@@ -211,7 +211,8 @@ def test_the_conversion_moves_no_verdict(tmp_path, detector):
             [
                 rows[0].fake_probability
                 for rows in scorer.score(
-                    Photo(str(n), read=lambda image=image: Picture(image)) for n, image in enumerate(images)
+                    Photo(str(n), read=lambda image=image: Picture(image))
+                    for n, image in enumerate(images)
                 )
             ]
         )

@@ -171,7 +171,9 @@ def test_csv_and_json_lines_as_others_read_them(tmp_path):
     )
     line = (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
     assert line.startswith('{"path": "é,.jpg", "face": 0, "left": -3,')
-    assert line.endswith('"model": "meso4", "error": null, "declared": null, "declared_by": null}\n')
+    assert line.endswith(
+        '"model": "meso4", "error": null, "declared": null, "declared_by": null}\n'
+    )
 
 
 def test_agreement_as_others_read_it(tmp_path):
@@ -205,7 +207,7 @@ def test_parquet_is_typed_and_valid_utf8(tmp_path):
     save(tmp_path / "rows.parquet", [face("\udcff.jpg")])
     schema = pyarrow.parquet.read_schema(tmp_path / "rows.parquet")
     assert [str(field.type) for field in schema] == (
-        ["string"] + ["int32"] * 5 + ["double"] * 2 + ["string", "double", "string", "string"]
+        ["string"] + ["int32"] * 5 + ["double"] * 2 + ["string", "double"] + ["string"] * 4
     )
     table = pyarrow.parquet.read_table(tmp_path / "rows.parquet")
     assert table["path"].to_pylist() == [r"\udcff.jpg"]
@@ -556,11 +558,11 @@ def test_two_networks_stand_side_by_side():
     writer.write([Row(path="p/b.jpg", verdict="no face")])
     writer.write([Row(path="p/c.jpg", verdict="error", error="The file is empty.")])
     assert stream.getvalue().splitlines() == [
-        "xception           efficientnet_b0    agree  declared   face  photo",
-        "fake        10.0%  fake        10.0%  yes                  0  p/a.jpg",
-        "real        10.0%  uncertain   10.0%  no                   1  p/a.jpg",
-        "no face                                                       p/b.jpg",
-        "error                                                         p/c.jpg: The file is empty.",
+        "xception           efficientnet_b0    agree  face  photo",
+        "fake        10.0%  fake        10.0%  yes       0  p/a.jpg",
+        "real        10.0%  uncertain   10.0%  no        1  p/a.jpg",
+        "no face                                            p/b.jpg",
+        "error                                              p/c.jpg: The file is empty.",
     ]
 
 
@@ -572,9 +574,9 @@ def test_what_only_one_network_has_seen_has_a_line_of_its_own():
         [Row(path="a.jpg", verdict="no face", model=TWO[0]), face("a.jpg", 0, model=TWO[0]), whole]
     )
     assert stream.getvalue().splitlines()[1:] == [
-        "no face                                                       a.jpg",
-        "fake        10.0%                                          0  a.jpg",
-        "                   fake        10.0%                       0  a.jpg",
+        "no face                                            a.jpg",
+        "fake        10.0%                               0  a.jpg",
+        "                   fake        10.0%            0  a.jpg",
     ]
 
 
@@ -598,7 +600,7 @@ def test_rows_are_shown_where_there_is_no_output(capsys):
     with open_output(None, MODELS) as writer:
         assert writer.done == set()
         writer.write([face("a.jpg")])
-    assert "fake        10.0%     0  a.jpg\n" in capsys.readouterr().out
+    assert "fake        10.0%                0  a.jpg\n" in capsys.readouterr().out
 
 
 def test_faces_of_a_photo():

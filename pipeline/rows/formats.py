@@ -124,11 +124,13 @@ FORMATS = {".csv": Csv, ".jsonl": JsonLines}
 def fields_in(path: Path) -> tuple[str, ...]:
     """The columns of a .csv or .jsonl file of rows, by its first line."""
     with open(path, "rb") as file:
-        first = file.readline(_LONGEST_RECORD).rstrip()
+        line = file.readline(_LONGEST_RECORD)
+    first = line.rstrip()
     of_videos = first.endswith(b",fake_share") or b'"fake_share":' in first
     compared = b",agreement" in first if first.startswith(b"path,") else b'"agreement":' in first
     fields = (COMPARED_FIELDS if compared else FIELDS) + (VIDEO_FIELDS if of_videos else ())
-    is_older = first.startswith(_BEGINNINGS) and not any(name in first for name in _DECLARED_BY)
+    is_whole = line.endswith(b"\n") and first.startswith(_BEGINNINGS)  # not cut off by kill -9
+    is_older = is_whole and not any(name in first for name in _DECLARED_BY)
     return without_declared(fields) if is_older else fields
 
 

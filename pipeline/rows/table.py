@@ -23,7 +23,8 @@ class TableWriter(RowWriter):
     """Shows faces as lines of a table as they come, in a terminal shortened to its width.
 
     Several `models` stand side by side, and behind them whether they agree. What a photo says of
-    its own origin comes before its scores where it says that it is no plain photo.
+    its own origin comes before its scores where it says that it is no plain photo; of one model
+    there is room for a column, too.
     """
 
     def __init__(self, stream: TextIO, models: Sequence[str]):
@@ -37,7 +38,7 @@ class TableWriter(RowWriter):
             names = (_shortened(printable(model), _LONGEST_MODEL) for model in models)
             titles = [f"{name:<{len(_VERDICT_TITLE)}}" for name in names]
         self._widths = dict(zip(models, map(len, titles), strict=True))
-        titles += ["agree", _DECLARED_TITLE] if self._compared else [_DECLARED_TITLE]
+        titles.append("agree" if self._compared else _DECLARED_TITLE)
         titles.append("face")
         self._header = "  ".join([*titles, "photo"])
         self._before_photo = len(self._header) - len("photo")
@@ -61,7 +62,8 @@ class TableWriter(RowWriter):
         if self._compared:
             agree = {True: "yes", False: "no", None: ""}[row.agreement]
             columns.append(self._coloured(f"{agree:<5}", _COLOURS.get(agree)))
-        columns.append(f"{row.declared or '':<{len(_DECLARED_TITLE)}}")
+        else:
+            columns.append(f"{row.declared or '':<{len(_DECLARED_TITLE)}}")
         columns.append(f"{'' if row.face is None else row.face:>4}")
         path = printable(row.path)
         error = f": {printable(row.error)}" if row.error else _spread(of_face)
