@@ -1,8 +1,7 @@
 """The few fields of EXIF that say where a picture comes from, read within bounds.
 
-A file may hold thousands of entries that all point to the same megabyte; libraries read each of
-them. Here only the entries that are asked for are, and not more of each than a name or the settings
-of a generator take.
+A file may hold thousands of entries that all point to the same megabyte. Only the entries that are
+asked for are read, and not more of each than a name or the settings of a generator take.
 """
 
 import struct
