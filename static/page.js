@@ -211,7 +211,9 @@ async function draw(photo, rows) {
   const line = 26;
   const canvas = document.createElement("canvas");
   canvas.width = width;
-  canvas.height = image.height + line * (rows.length + 1);
+  const declared = rows[0].declared_by;
+  const lines = rows.length + (declared ? 2 : 1);
+  canvas.height = image.height + line * lines;
   const pen = canvas.getContext("2d");
   pen.fillStyle = "#fff";
   pen.fillRect(0, 0, canvas.width, canvas.height);
@@ -230,8 +232,12 @@ async function draw(photo, rows) {
     pen.fillText(face + verdicts([row]), 8, image.height + line * (number + 0.75));
   });
   pen.fillStyle = "#555b63";
+  if (declared) {
+    const said = `declared by the file: ${rows[0].declared || "no origin"} (${declared})`;
+    pen.fillText(said, 8, image.height + line * (rows.length + 0.75), width - 16);
+  }
   const footer = `${new Date().toISOString().slice(0, 10)}: a reason to look closer, not evidence`;
-  pen.fillText(footer, 8, image.height + line * (rows.length + 0.75));
+  pen.fillText(footer, 8, image.height + line * (lines - 0.25));
   canvas.toBlob((blob) => save(blob, "verdict.png"));
 }
 

@@ -91,7 +91,7 @@ def number_of(image: np.ndarray) -> int:
 def seen(path: str, sampling: Sampling) -> list[tuple[int, float]]:
     """Number and time of each frame that is looked at."""
     photos = list(with_frames([Photo(path)], sampling))
-    images = [photo.read() for photo in photos]
+    images = [photo.read().pixels for photo in photos]
     return [(number_of(i), p.frame.time) for i, p in zip(images, photos, strict=True)]
 
 

@@ -15,15 +15,19 @@ EXTREMES = [0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 9_999, 0x7FFFFFFF, 0x80000000, 0xF
 
 def mutants(number: int, seed: int) -> Iterator[tuple[str, bytes]]:
     """`number` spoilt pictures as (name, content), the same for the same seed."""
+    return spoilt(small_pictures(), number, seed)
+
+
+def spoilt(pictures: dict[str, bytes], number: int, seed: int) -> Iterator[tuple[str, bytes]]:
+    """The pictures in turn, spoilt, as often as there shall be `number` of them."""
     random = Random(seed)
-    pictures = small_pictures()
     for index in range(number):
         name = list(pictures)[index % len(pictures)]
         content = pictures[name]
         for _ in range(random.choice([1, 1, 1, 2, 4])):
             content = random.choice(_MUTATIONS)(content, random, pictures)
-        if name.endswith(".png") and random.random() < 0.5:
-            content = _with_right_checksums(content)
+        if "png" in name.lower() and random.random() < 0.5:
+            content = with_right_checksums(content)
         yield f"{index:04} {name}", content
 
 
@@ -136,7 +140,7 @@ def _fits(number: int, form: str) -> bool:
 _MUTATIONS = [_flip_bits, _cut, _leave_out, _insert, _splice, _claim_extremes, _claim_extremes]
 
 
-def _with_right_checksums(content: bytes) -> bytes:
+def with_right_checksums(content: bytes) -> bytes:
     """A PNG whose spoilt chunks get past the comparison of checksums."""
     chunks, position = [content[:8]], 8
     while position + 8 < len(content):

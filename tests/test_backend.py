@@ -1,6 +1,7 @@
 """The web service: the rows of the command line, the queue, and what it refuses."""
 
 import concurrent.futures
+import html
 import importlib.util
 import json
 import re
@@ -12,12 +13,15 @@ from pathlib import Path
 import httpx
 import jsonschema
 import pytest
+from PIL import Image
 
 from pipeline.detectors.detector import WEIGHTS, load_detector
 from pipeline.photos.inputs import find_photos
 from pipeline.rows.rows import COMPARED_FIELDS, FIELDS
 from pipeline.scoring.scoring import Scorer
 from pipeline.service.installed import find_installed, find_left_out
+from tests import declared_pictures
+from tests.broken_files import encoded
 from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
 from tests.web_service import client, files, metric, serving, write_tiny_generator
 
@@ -72,6 +76,29 @@ def test_a_broken_photo_is_a_row_and_the_others_are_scored(service):
     assert answer.status_code == 200
     assert [row["verdict"] == "error" for row in answer.json()["rows"]] == [True, False]
     assert "JPEG" in answer.json()["rows"][0]["error"]
+
+
+def test_what_a_file_declares_stands_in_its_rows_and_above_the_score(service):
+    """What it says is somebody else's text; and that one says nothing proves nothing."""
+    with Image.open(FACE_SAMPLE) as image:
+        face = image.convert("RGB")
+    fields = {declared_pictures.MAKE: "<b>x</b>", declared_pictures.MODEL: "y"}
+    said = encoded(face, "PNG", exif=declared_pictures.exif(fields))
+    parts = [("files", ("said.png", said)), ("files", ("plain.png", encoded(face, "PNG")))]
+    answer = httpx.post(
+        f"{service.address}/api/score", files=parts, data={"page": "1"}, timeout=60
+    ).json()
+    by = "EXIF Make and Model: <b>x</b>, y; not verified"
+    assert [(row["declared"], row["declared_by"]) for row in answer["rows"]] == [
+        ("camera", by),
+        (None, None),
+    ]
+    scores = [row["fake_probability"] for row in answer["rows"]]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+    first, second = answer["html"].split("<article")[1:]
+    sentence = f"The file says that it comes from a camera ({html.escape(by)})."
+    assert 0 < first.index(sentence) < first.index("Probability of fake")
+    assert "That proves nothing" in second and "proves nothing" not in first
 
 
 def test_models_are_those_installed_and_the_best_comes_first(tmp_path):

@@ -263,7 +263,7 @@ COUNTING = """
 import sys, threading, time
 import numpy as np
 from pipeline.scoring.cluster import Settings, Worker
-from pipeline.photos.photo import Photo
+from pipeline.photos.photo import Photo, Picture
 
 running, most, lock = 0, 0, threading.Lock()
 def read():
@@ -274,7 +274,7 @@ def read():
     time.sleep(0.05)
     with lock:
         running -= 1
-    return np.zeros((64, 64, 3), np.uint8)
+    return Picture(np.zeros((64, 64, 3), np.uint8))
 
 worker = Worker(Settings((sys.argv[1],), sys.argv[2], face_mode="none", cpus_per_worker=1))
 assert len(list(worker._scorer.score(Photo(str(i), read=read) for i in range(12)))) == 12

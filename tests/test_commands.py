@@ -59,7 +59,7 @@ def test_samples_as_a_table(infer):
     process = infer(SAMPLES)
     assert process.returncode == 0
     header, *lines = process.stdout.decode().splitlines()
-    assert header.split() == ["verdict", "fake", "face", "photo"]
+    assert header.split() == ["verdict", "fake", "declared", "face", "photo"]
     assert len(lines) == 10
     assert sum(line.endswith("two_people.jpg") for line in lines) == 2
     [faceless] = [line for line in lines if line.startswith("no face")]

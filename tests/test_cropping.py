@@ -21,7 +21,7 @@ WHOLE = CropSettings(face="none", margin=1.3, frames=5)
 
 def looked_at(path: Path) -> dict[int, np.ndarray]:
     photos = list(with_frames([Photo(str(path))], Sampling(5)))
-    return {photo.frame.number: image for photo in photos for image in [photo.read()]}
+    return {photo.frame.number: image for photo in photos for image in [photo.read().pixels]}
 
 
 def cropped(path: Path, folder: Path) -> dict[int, np.ndarray]:

@@ -9,7 +9,7 @@ import pytest
 from pipeline.common.errors import ImageError
 from pipeline.detectors.detector import load_detector
 from pipeline.photos.images import read_image
-from pipeline.photos.photo import Photo
+from pipeline.photos.photo import Photo, Picture
 from pipeline.scoring.scoring import Scorer
 from pipeline.videos.frame_pixels import frame_pixels, upright
 from pipeline.videos.frames import Sampling, with_frames
@@ -70,7 +70,7 @@ def test_all_eight_orientations(tmp_path, name, suffix):
         if matrix[0] == 0 and matrix[1] == matrix[2]:
             pytest.skip("Matroska cannot say this")
     [photo] = with_frames([Photo(clip)], Sampling(1))
-    image = photo.read()
+    image = photo.read().pixels
     assert image.shape == ((96, 160, 3) if matrix[0] else (160, 96, 3))
     shown = corners(image)
     assert max(shown, key=shown.get) == white
@@ -109,7 +109,7 @@ def test_a_mirrored_video_is_the_mirrored_picture():
     with av.open(str(clip)) as container:
         stored = next(container.decode(video=0)).to_ndarray(format="rgb24").astype(int)
     [photo] = with_frames([Photo(str(clip))], Sampling(1))
-    assert np.abs(photo.read() - stored[:, ::-1]).mean() < 3
+    assert np.abs(photo.read().pixels - stored[:, ::-1]).mean() < 3
 
 
 def test_pixels_become_square(tmp_path):
@@ -200,7 +200,7 @@ def test_the_conversion_moves_no_verdict(tmp_path, detector):
         image = image[: len(image) // 2 * 2, : image.shape[1] // 2 * 2]
         clip = make_clip(tmp_path / f"{number}.mp4", [image], options={"crf": "4"})
         [photo] = with_frames([Photo(clip)], Sampling(1))
-        converted.append(photo.read())
+        converted.append(photo.read().pixels)
         with av.open(clip) as container:
             frame = next(container.decode(video=0))
         frame.color_range = 1
@@ -211,7 +211,8 @@ def test_the_conversion_moves_no_verdict(tmp_path, detector):
             [
                 rows[0].fake_probability
                 for rows in scorer.score(
-                    Photo(str(n), read=lambda image=image: image) for n, image in enumerate(images)
+                    Photo(str(n), read=lambda image=image: Picture(image))
+                    for n, image in enumerate(images)
                 )
             ]
         )
@@ -262,7 +263,7 @@ def test_formats_and_odd_sizes(tmp_path, name, codec, format, shape):
     quiet = {"x265-params": "log-level=none"}
     clip = make_clip(tmp_path / name, [image] * 3, codec=codec, pixel_format=format, options=quiet)
     [photo] = with_frames([Photo(clip)], Sampling(1))
-    assert np.abs(photo.read().astype(int) - image).mean() < 6
+    assert np.abs(photo.read().pixels.astype(int) - image).mean() < 6
 
 
 def test_interlaced_frames_are_read(tmp_path):
@@ -276,4 +277,4 @@ def test_interlaced_frames_are_read(tmp_path):
     )
     photos = list(with_frames([Photo(clip)], Sampling(3)))
     for photo in photos:
-        assert np.abs(photo.read().astype(int) - image).mean() < 6
+        assert np.abs(photo.read().pixels.astype(int) - image).mean() < 6

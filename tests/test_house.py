@@ -17,7 +17,8 @@ MODULES = sorted((REPOSITORY / "models").glob("*.py")) + sorted(PIPELINE.rglob("
 # Each room of pipeline/, and the rooms that it uses: all of them above it.
 ARROWS = {
     "common": "",
-    "photos": "common",
+    "origin": "",
+    "photos": "common origin",
     "videos": "common photos",
     "detectors": "common",
     "foreign": "common detectors",
@@ -27,8 +28,8 @@ ARROWS = {
     "keras_engine": "common detectors foreign data feeding",
     "torch_engine": "common detectors foreign data evaluation feeding",
     "training": "common photos detectors foreign data evaluation feeding keras_engine torch_engine",
-    "rows": "common photos detectors",
-    "scoring": "common photos videos detectors foreign keras_engine torch_engine rows",
+    "rows": "common origin photos detectors",
+    "scoring": "common origin photos videos detectors foreign keras_engine torch_engine rows",
     "comparison": "common photos detectors foreign data evaluation training scoring",
     "requests": "common detectors rows",
     "service": "common photos detectors rows scoring requests",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.detectors.detector import load_detector
-from pipeline.photos.images import read_image
+from pipeline.photos.images import read_image, read_picture
 from pipeline.photos.photo import Photo
 from pipeline.rows.files import read_rows
 from pipeline.scoring.scoring import Scorer
@@ -49,7 +49,7 @@ def test_every_spoilt_picture_has_one_outcome(own_cache):
 
     def score() -> None:
         photos = (
-            Photo(name, read=lambda content=content: read_image(BytesIO(content)))
+            Photo(name, read=lambda content=content: read_picture(BytesIO(content)))
             for name, content in spoilt.items()
         )
         for rows in scorer.score(photos):

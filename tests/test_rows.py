@@ -59,6 +59,8 @@ any_rows = st.builds(
     threshold=fractions,
     model=texts | st.none(),
     error=texts | st.none(),
+    declared=st.sampled_from(["generated", "edited", "camera"]) | st.none(),
+    declared_by=texts | st.none(),
     agreement=st.booleans() | st.none(),
 )
 
@@ -123,7 +125,7 @@ def die(writer: RowWriter) -> None:
 def test_columns_are_those_of_the_contract():
     assert ", ".join(FIELDS) == (
         "path, face, left, top, right, bottom, face_score, fake_probability, "
-        "verdict, threshold, model, error"
+        "verdict, threshold, model, error, declared, declared_by"
     )
     assert (*FIELDS, "agreement") == COMPARED_FIELDS
 
@@ -151,7 +153,7 @@ def test_types_and_empty_fields(tmp_path, suffix):
     save(path, [face("a.jpg")], [broken("b.jpg")])
     first, second = read_rows(path)
     assert [type(value) for value in first.values()] == (
-        [str] + [int] * 5 + [float] * 2 + [str, float, str, type(None)]
+        [str] + [int] * 5 + [float] * 2 + [str, float, str] + [type(None)] * 3
     )
     assert {name for name, value in second.items() if value is not None} == {
         "path",
@@ -165,11 +167,13 @@ def test_csv_and_json_lines_as_others_read_them(tmp_path):
     save(tmp_path / "rows.csv", [face("é,.jpg")])
     save(tmp_path / "rows.jsonl", [face("é,.jpg")])
     assert (tmp_path / "rows.csv").read_bytes().decode() == (
-        ",".join(FIELDS) + '\n"é,.jpg",0,-3,0,250,256,0.93,0.100000001,fake,0.5,meso4,\n'
+        ",".join(FIELDS) + '\n"é,.jpg",0,-3,0,250,256,0.93,0.100000001,fake,0.5,meso4,,,\n'
     )
     line = (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
     assert line.startswith('{"path": "é,.jpg", "face": 0, "left": -3,')
-    assert line.endswith('"model": "meso4", "error": null}\n')
+    assert line.endswith(
+        '"model": "meso4", "error": null, "declared": null, "declared_by": null}\n'
+    )
 
 
 def test_agreement_as_others_read_it(tmp_path):
@@ -203,7 +207,7 @@ def test_parquet_is_typed_and_valid_utf8(tmp_path):
     save(tmp_path / "rows.parquet", [face("\udcff.jpg")])
     schema = pyarrow.parquet.read_schema(tmp_path / "rows.parquet")
     assert [str(field.type) for field in schema] == (
-        ["string"] + ["int32"] * 5 + ["double"] * 2 + ["string", "double", "string", "string"]
+        ["string"] + ["int32"] * 5 + ["double"] * 2 + ["string", "double"] + ["string"] * 4
     )
     table = pyarrow.parquet.read_table(tmp_path / "rows.parquet")
     assert table["path"].to_pylist() == [r"\udcff.jpg"]
@@ -520,18 +524,18 @@ def shown(stream: io.StringIO, *rows: Row) -> list[str]:
 def test_the_table():
     lines = shown(io.StringIO(), face("p/a.jpg"), broken("b\x1b[2J\n\udcff.jpg"))
     assert lines == [
-        "verdict      fake  face  photo",
-        "fake        10.0%     0  p/a.jpg",
-        r"error                    b\x1b[2J\n\udcff.jpg: The file is empty.",
+        "verdict      fake  declared   face  photo",
+        "fake        10.0%                0  p/a.jpg",
+        r"error                               b\x1b[2J\n\udcff.jpg: The file is empty.",
     ]
     assert shown(io.StringIO()) == []
 
 
 def test_the_table_fits_the_terminal_and_has_colours_there(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("COLUMNS", "71")
     monkeypatch.setenv("NO_COLOR", "1")
     _, line, error = shown(Terminal(), face("start/" + "x" * 200 + "/end.jpg"), broken("b.jpg"))
-    assert len(line) == 60
+    assert len(line) == 71
     assert "  start/x" in line
     assert "…" in line
     assert line.endswith("x/end.jpg")
@@ -596,7 +600,7 @@ def test_rows_are_shown_where_there_is_no_output(capsys):
     with open_output(None, MODELS) as writer:
         assert writer.done == set()
         writer.write([face("a.jpg")])
-    assert "fake        10.0%     0  a.jpg\n" in capsys.readouterr().out
+    assert "fake        10.0%                0  a.jpg\n" in capsys.readouterr().out
 
 
 def test_faces_of_a_photo():

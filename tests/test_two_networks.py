@@ -14,7 +14,7 @@ from skimage import data
 
 from pipeline.detectors.detector import load_detector
 from pipeline.photos.faces import FaceFinder
-from pipeline.photos.images import read_image
+from pipeline.photos.images import read_image, read_picture
 from pipeline.photos.inputs import find_photos
 from pipeline.photos.photo import Photo
 from pipeline.rows.files import read_rows
@@ -147,13 +147,13 @@ def test_a_photo_is_decoded_and_searched_once(detectors, monkeypatch):
 
     def counted_read(path):
         decoded.append(path)
-        return read_image(path)
+        return read_picture(path)
 
     def counted_find(finder, image):
         searched.append(image)
         return find(finder, image)
 
-    monkeypatch.setattr(scoring, "read_image", counted_read)
+    monkeypatch.setattr(scoring, "read_picture", counted_read)
     monkeypatch.setattr(FaceFinder, "find", counted_find)
     photos = [str(path) for path in sample_photos()]
     assert len(score(photos, detectors)) == len(photos)
@@ -422,7 +422,13 @@ def test_one_network_scores_alone_where_the_other_is_missing(
     assert {row["agreement"] for row in rows} == {None}
 
     process = infer(TWO_PEOPLE, script=clone / SCRIPT)
-    assert process.stdout.decode().splitlines()[0].split() == ["verdict", "fake", "face", "photo"]
+    assert process.stdout.decode().splitlines()[0].split() == [
+        "verdict",
+        "fake",
+        "declared",
+        "face",
+        "photo",
+    ]
 
 
 def test_efficientnet_b0_comes_before_lite0(infer, clone):

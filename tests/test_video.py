@@ -60,7 +60,7 @@ def test_frames_may_be_read_in_any_order_and_by_many_threads(tmp_path):
     photos = list(with_frames([Photo(clip)], Sampling(40)))
     order = np.random.default_rng(0).permutation(40)
     with ThreadPoolExecutor(8) as pool:
-        images = dict(zip(order, pool.map(lambda n: photos[n].read(), order), strict=True))
+        images = dict(zip(order, pool.map(lambda n: photos[n].read().pixels, order), strict=True))
     numbers = [number_of(images[n]) for n in range(40)]
     assert numbers == sorted(set(numbers))
     assert [photo.frame.time for photo in photos] == [number / 10 for number in numbers]
@@ -82,7 +82,7 @@ def test_rotation_in_the_metadata_is_applied(tmp_path, rotation, corner):
     image[:32, :32] = 255  # the upper left corner, as stored; turned counterclockwise it goes down
     clip = make_clip(tmp_path / "clip.mp4", [image] * 3, rotation=rotation)
     [photo] = with_frames([Photo(clip)], Sampling(1))
-    upright = photo.read()
+    upright = photo.read().pixels
     assert upright.shape == ((96, 160, 3) if rotation in (0, 180) else (160, 96, 3))
     rows, columns = (slice(2, 20) if side == 0 else slice(-20, -2) for side in corner)
     assert upright[rows, columns].mean() > 240

@@ -60,7 +60,7 @@ def _pictures(path: Path, frames: int) -> Iterator[tuple[int | None, np.ndarray]
         try:
             if photo.error:
                 raise ImageError(photo.error)
-            image = photo.read()
+            image = photo.read().pixels
         except ImageError as error:
             problem = problem or str(error)
             continue

@@ -19,6 +19,8 @@ _ROW = {
     "threshold": 0.736,
     "model": "meso4",
     "error": None,
+    "declared": "camera",
+    "declared_by": "EXIF Make and Model: Canon, Canon EOS 5D; not verified",
 }
 _ANSWER = {
     "models": ["meso4"],
@@ -86,6 +88,13 @@ def _object(properties: dict, required: Sequence[str]) -> dict:
 def _answered() -> dict:
     columns = TypeAdapter(Row).json_schema()["properties"]
     columns["verdict"] = {"enum": ["fake", "real", "uncertain", "no face", "error"]}
+    columns["declared"] = {
+        "enum": ["generated", "edited", "camera", None],
+        "description": "what the file says of its own origin; null proves nothing",
+    }
+    columns["declared_by"]["description"] = (
+        "the field that says so, and whether a signature was verified"
+    )
     row = _object({name: columns[name] for name in COMPARED_FIELDS}, FIELDS)
     photo = _object(
         {

@@ -16,7 +16,14 @@ from pipeline.photos.photo import Photo
 from pipeline.rows.formats import FORMATS, Csv, JsonLines, fields_in, not_rows, read_records
 from pipeline.rows.lock import OutputLock
 from pipeline.rows.parquet import import_pyarrow, read_parquet, write_parquet
-from pipeline.rows.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row
+from pipeline.rows.rows import (
+    COMPARED_FIELDS,
+    DECLARED_FIELDS,
+    FIELDS,
+    VIDEO_FIELDS,
+    Row,
+    without_declared,
+)
 from pipeline.rows.run_settings import (
     RunSettings,
     move_note,
@@ -38,7 +45,8 @@ def open_output(
     """Open `path`, which ends in .csv, .jsonl, .parquet or .html, for the rows of `models`.
 
     `fields` are the columns: FIELDS, or COMPARED_FIELDS where `models` may be several. With the
-    first row of a video, VIDEO_FIELDS are added to them, in the rows before as well.
+    first row of a video, VIDEO_FIELDS are added to them, in the rows before as well. A file that an
+    earlier version began without DECLARED_FIELDS goes on without them, and that is said.
 
     A missing folder is made. With `resume`, the photos in the file are in `done`, except those
     that ended in an error and the last one, which may lack rows: their rows are removed, so that
@@ -88,7 +96,8 @@ def read_rows(path: str | Path) -> Iterator[dict[str, str | int | float | bool |
     """Read a .csv, .jsonl, .parquet or .html file of rows, one dict a row, in constant memory.
 
     Its keys are `FIELDS`, or `COMPARED_FIELDS` where several networks have scored, and
-    `VIDEO_FIELDS` where there are videos. HTML has the rows in its own order. Numbers are int
+    `VIDEO_FIELDS` where there are videos; without `DECLARED_FIELDS` where an earlier version wrote
+    the file. HTML has the rows in its own order. Numbers are int
     and float, what is empty is None. A last row that was cut off by kill -9 is left out. Raises
     UserError where the file is missing or not a file of rows.
     """
@@ -126,8 +135,8 @@ class _TextWriter(RowWriter):
         super().__init__()
         self._run = run
         self._path = path = journal or run.output
-        if run.resume and path.exists() and fields_in(path)[-len(VIDEO_FIELDS) :] == VIDEO_FIELDS:
-            fields += VIDEO_FIELDS
+        if run.resume and path.exists():
+            fields = _continued(path, fields, run)
         self._format = FORMATS[path.suffix.lower()](fields)
         if run.resume and path.exists():
             if run.settings:
@@ -274,10 +283,28 @@ _PICTURE = "picture"
 
 
 def _variants(fields: tuple[str, ...]) -> list[tuple[str, ...]]:
-    return [fields, fields + VIDEO_FIELDS]
+    now = [fields, fields + VIDEO_FIELDS]
+    return now + list(map(without_declared, now))
 
 
 _ALL_VARIANTS = _variants(FIELDS) + _variants(COMPARED_FIELDS)
+
+
+def _continued(path: Path, fields: tuple[str, ...], run: _Run) -> tuple[str, ...]:
+    """The `fields` as they stand in a file that is to be continued: with those of videos if they
+    are there, and without those that an earlier version had not. To fill these with nothing would
+    say of its photos that they declare nothing."""
+    there = fields_in(path)
+    if there[-len(VIDEO_FIELDS) :] == VIDEO_FIELDS:
+        fields += VIDEO_FIELDS
+    if not set(DECLARED_FIELDS) <= set(there):
+        fields = without_declared(fields)
+        print(
+            f"{run.output} was begun by an earlier version of this program and goes on without the "
+            f"columns {' and '.join(DECLARED_FIELDS)}; to have them, leave out --continue.",
+            file=sys.stderr,
+        )
+    return fields
 
 
 def _cut_back(path: Path, form: Csv | JsonLines, run: _Run) -> tuple[set[str], int]:

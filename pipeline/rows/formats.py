@@ -13,13 +13,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.common.errors import UserError
-from pipeline.rows.rows import COMPARED_FIELDS, FIELDS, FRACTIONS, VIDEO_FIELDS, WHOLE_NUMBERS
+from pipeline.rows.rows import (
+    COMPARED_FIELDS,
+    FIELDS,
+    FRACTIONS,
+    VIDEO_FIELDS,
+    WHOLE_NUMBERS,
+    without_declared,
+)
 
 _TRUTH_VALUES = ("false", "true")  # in CSV, as in JSON
 _QUOTED = "\r\n\t;"  # signs for whose sake a field of CSV is quoted, besides , and "
 # What begins a formula, after white space too (https://owasp.org/www-community/attacks/CSV_Injection;
 # the wide signs begin one in East Asian versions); and the apostrophes that stand before it.
 _FORMULA = re.compile(r"('*)(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
+_BEGINNINGS = (b"path,face,", b'{"path":', b'{"picture":')  # of the first line of a file of rows
+_DECLARED_BY = (b",declared_by", b'"declared_by":')  # in it
 _LONGEST_RECORD = 1 << 16  # bytes; longer: a quote that others opened and nobody closed
 
 
@@ -115,10 +124,14 @@ FORMATS = {".csv": Csv, ".jsonl": JsonLines}
 def fields_in(path: Path) -> tuple[str, ...]:
     """The columns of a .csv or .jsonl file of rows, by its first line."""
     with open(path, "rb") as file:
-        first = file.readline(_LONGEST_RECORD).rstrip()
+        line = file.readline(_LONGEST_RECORD)
+    first = line.rstrip()
     of_videos = first.endswith(b",fake_share") or b'"fake_share":' in first
     compared = b",agreement" in first if first.startswith(b"path,") else b'"agreement":' in first
-    return (COMPARED_FIELDS if compared else FIELDS) + (VIDEO_FIELDS if of_videos else ())
+    fields = (COMPARED_FIELDS if compared else FIELDS) + (VIDEO_FIELDS if of_videos else ())
+    is_whole = line.endswith(b"\n") and first.startswith(_BEGINNINGS)  # not cut off by kill -9
+    is_older = is_whole and not any(name in first for name in _DECLARED_BY)
+    return without_declared(fields) if is_older else fields
 
 
 def read_records(path: Path, form: Csv | JsonLines) -> Iterator[tuple[bytes, dict]]:

@@ -27,8 +27,8 @@ from markupsafe import Markup
 
 from pipeline.common.files import atomic_write
 from pipeline.common.html_templates import TEMPLATES, environment
-from pipeline.photos.images import read_image
-from pipeline.photos.photo import Photo
+from pipeline.photos.images import read_picture
+from pipeline.photos.photo import Photo, Picture
 from pipeline.photos.pixels import shrink, shrunk_size
 from pipeline.rows.rows import Row, by_face
 from pipeline.rows.table import printable
@@ -75,12 +75,12 @@ class PictureKeeper:
         return frames[time] | {"time": time}
 
     def _reader(self, photo: Photo):
-        def read() -> np.ndarray:
-            image = photo.read() if photo.read else read_image(photo.path)
-            picture = thumbnail(image)
+        def read() -> Picture:
+            picture = photo.read() if photo.read else read_picture(photo.path)
+            small = thumbnail(picture.pixels)
             with self._lock:
-                self._kept.setdefault(photo.path, []).append((photo, picture))
-            return image
+                self._kept.setdefault(photo.path, []).append((photo, small))
+            return picture
 
         return read
 

@@ -1,7 +1,8 @@
 """The result rows of scoring, one a face.
 
-A file of rows has the same columns in the same order, whatever its format (rows/files.py). Where
-several networks score, each face has a row of each of them and there is one more column, agreement.
+A file of rows has the same columns in the same order, whatever its format (rows/files.py); files of
+earlier versions lack DECLARED_FIELDS and are read and continued as they are. Where several networks
+score, each face has a row of each of them and there is one more column, agreement.
 Where there are videos, four more follow (VIDEO_FIELDS): all rows of a video have its path, a row of
 a frame has its `time`, and the rows that sum up the video and each face in it have `frames`.
 """
@@ -31,6 +32,8 @@ class Row:
     threshold: float | None = None  # the fake_probability from which on a face is called fake
     model: str | None = None
     error: str | None = None  # a sentence
+    declared: str | None = None  # by the file itself: generated, edited or camera
+    declared_by: str | None = None  # the field that says so, and whether a signature was verified
     agreement: bool | None = None  # whether all networks give this face the same verdict
     time: float | None = None  # seconds from the start of the video
     frames: int | None = None  # that show the face; of a video: that were looked at
@@ -42,17 +45,35 @@ class Row:
         """Whether this is about one frame of a video."""
         return self.time is not None
 
+    @property
+    def declaration(self) -> str:
+        """What the photo's file says of its own origin, as a sentence; "" where it says nothing."""
+        return f"{_DECLARATIONS[self.declared]} ({self.declared_by})." if self.declared_by else ""
+
     def as_dict(self, fields: Sequence[str]) -> dict[str, str | int | float | bool | None]:
         return {name: getattr(self, name) for name in fields}
 
 
+_DECLARATIONS = {
+    "generated": "The file says that it was made by a generator",
+    "edited": "The file says that it was edited",
+    "camera": "The file says that it comes from a camera",
+    None: "The file has a note of its origin, which does not say how it was made",
+}
+
 VIDEO_FIELDS = ("time", "frames", "median", "fake_share")  # at the end, where there are videos
 COMPARED_FIELDS = tuple(field.name for field in dataclasses.fields(Row))[: -len(VIDEO_FIELDS)]
 FIELDS = COMPARED_FIELDS[:-1]  # where one network scores
+DECLARED_FIELDS = ("declared", "declared_by")  # not in the files of earlier versions
 
 # The fields that are numbers; agreement is a truth value, all others are text.
 WHOLE_NUMBERS = ("face", "left", "top", "right", "bottom", "frames")
 FRACTIONS = ("face_score", "fake_probability", "threshold", "time", "median", "fake_share")
+
+
+def without_declared(fields: Sequence[str]) -> tuple[str, ...]:
+    """The columns as earlier versions wrote them."""
+    return tuple(name for name in fields if name not in DECLARED_FIELDS)
 
 
 def by_face(rows: Iterable[Any], key: Callable[[Any], Row] = lambda row: row) -> list[list[Any]]:

@@ -7,19 +7,24 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TextIO
 
+from pipeline.origin.source_types import RANKS
 from pipeline.rows.rows import Row, by_face
 from pipeline.rows.writer import RowWriter
 
 # Red, green, yellow, magenta; and bold where networks do not agree.
 _COLOURS = {"fake": 31, "real": 32, "uncertain": 33, "error": 35, "no": 1}
 _VERDICT_TITLE = f"{'verdict':<9}  {'fake':>6}"
+_DECLARED_TITLE = f"{'declared':<9}"
+_TO_BE_SAID = ("generated", "edited")  # before the scores; that a camera made it is the usual case
 _LONGEST_MODEL = 20  # signs of a model's name above its column
 
 
 class TableWriter(RowWriter):
     """Shows faces as lines of a table as they come, in a terminal shortened to its width.
 
-    Several `models` stand side by side, and behind them whether they agree.
+    Several `models` stand side by side, and behind them whether they agree. What a photo says of
+    its own origin comes before its scores where it says that it is no plain photo; of one model
+    there is room for a column, too.
     """
 
     def __init__(self, stream: TextIO, models: Sequence[str]):
@@ -33,7 +38,8 @@ class TableWriter(RowWriter):
             names = (_shortened(printable(model), _LONGEST_MODEL) for model in models)
             titles = [f"{name:<{len(_VERDICT_TITLE)}}" for name in names]
         self._widths = dict(zip(models, map(len, titles), strict=True))
-        titles += ["agree", "face"] if self._compared else ["face"]
+        titles.append("agree" if self._compared else _DECLARED_TITLE)
+        titles.append("face")
         self._header = "  ".join([*titles, "photo"])
         self._before_photo = len(self._header) - len("photo")
 
@@ -41,6 +47,8 @@ class TableWriter(RowWriter):
         if self._header and rows:
             self._print(self._header)
             self._header = ""
+        if rows and rows[0].declared in _TO_BE_SAID:
+            self._print(f"{printable(rows[0].path)}: {printable(rows[0].declaration)}")
         for of_face in by_face(row for row in rows if not row.is_frame):
             self._print(self._line(of_face))
         self._stream.flush()
@@ -54,6 +62,8 @@ class TableWriter(RowWriter):
         if self._compared:
             agree = {True: "yes", False: "no", None: ""}[row.agreement]
             columns.append(self._coloured(f"{agree:<5}", _COLOURS.get(agree)))
+        else:
+            columns.append(f"{row.declared or '':<{len(_DECLARED_TITLE)}}")
         columns.append(f"{'' if row.face is None else row.face:>4}")
         path = printable(row.path)
         error = f": {printable(row.error)}" if row.error else _spread(of_face)
@@ -92,6 +102,7 @@ class Summary:
         self.disagreements = 0  # faces
         self.no_face = 0  # photos and videos
         self.errors = 0  # photos and videos
+        self._declared = Counter()  # photos
         self._verdicts = {model: Counter() for model in models}
         self._start = time.perf_counter()
 
@@ -108,6 +119,7 @@ class Summary:
         verdicts = {row.verdict for row in rows}
         self.no_face += verdicts == {"no face"}
         self.errors += "error" in verdicts
+        self._declared.update({row.declared for row in rows} - {None})
         for row in faces:
             self._verdicts[row.model][row.verdict] += 1
 
@@ -131,6 +143,9 @@ class Summary:
         else:
             parts = [", ".join(seen), *map("{}: {}".format, self._verdicts, verdicts)]
             parts.append(f"{self.disagreements} disagree")
+        said = [f"{self._declared[origin]} {origin}" for origin in RANKS if self._declared[origin]]
+        if said:
+            parts.append(f"declared by their files: {', '.join(said)}")
         if self.no_face:
             parts.append(f"{self.no_face} without a face")
         if self.errors:

@@ -16,10 +16,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow
 import pyarrow.fs
 import pyarrow.parquet
@@ -28,10 +27,10 @@ from pipeline.common.errors import ImageError, UserError
 from pipeline.common.files import atomic_write
 from pipeline.common.machine import one_thread_for_opencv, usable_cores
 from pipeline.detectors.detector import load_detector
-from pipeline.photos.images import read_image
-from pipeline.photos.photo import Photo
+from pipeline.photos.images import read_picture
+from pipeline.photos.photo import Photo, Picture
 from pipeline.rows.parquet import parquet_table, valid_utf8
-from pipeline.rows.rows import COMPARED_FIELDS, FIELDS, Row
+from pipeline.rows.rows import COMPARED_FIELDS, DECLARED_FIELDS, FIELDS, Row, without_declared
 from pipeline.scoring.cluster_listing import file_system
 from pipeline.scoring.scoring import Scorer
 
@@ -53,10 +52,12 @@ class Settings:
     threshold: float | None = None
     batch_size: int = 32
     cpus_per_worker: int = 1
+    declared: bool = True  # False: the parts were begun by a version without these columns
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return COMPARED_FIELDS if len(self.detectors) > 1 else FIELDS
+        fields = COMPARED_FIELDS if len(self.detectors) > 1 else FIELDS
+        return fields if self.declared else without_declared(fields)
 
 
 def score(
@@ -78,6 +79,13 @@ def score(
         if not parts.scored_before:
             raise UserError("There are no photos here.")
         return
+    if not parts.declared:
+        print(
+            f"{settings.output} was begun by an earlier version of this program and goes on "
+            f"without the columns {' and '.join(DECLARED_FIELDS)}.",
+            file=sys.stderr,
+        )
+        settings = replace(settings, declared=False)
     with _ray(address, workers, settings.cpus_per_worker) as ray:
         for wave in itertools.chain([first], waves):
             items = [{"photos": [os.fsencode(path) for path in unit]} for unit in wave]
@@ -161,7 +169,9 @@ class Parts:
     """The folder of parts: on this machine, or in an object store; made if it is not there."""
 
     def __init__(self, output: str):
-        self.scored_before = 0  # photos, known when without_done has begun
+        # Both are known when without_done has begun.
+        self.scored_before = 0  # photos
+        self.declared = True  # whether the parts have DECLARED_FIELDS
         self._output = output
         self._files, self._folder = file_system(output)
         try:
@@ -178,6 +188,8 @@ class Parts:
         selector = pyarrow.fs.FileSelector(self._folder)
         for info in self._files.get_file_info(selector):
             if info.base_name.startswith("part-") and info.extension == "parquet":
+                if not done:
+                    self.declared = self._has_declared(info.path)
                 table = self._read(info.path)
                 others = set(table["model"].to_pylist()) - models - {None}
                 if others:
@@ -232,6 +244,12 @@ class Parts:
     def _note(self, unit: list[str]) -> str:
         return f"{self._notes}/{_name(unit)}.json"
 
+    def _has_declared(self, path: str) -> bool:
+        with contextlib.suppress(pyarrow.ArrowInvalid, OSError):  # which `_read` puts into words
+            columns = pyarrow.parquet.read_schema(path, filesystem=self._files).names
+            return set(DECLARED_FIELDS) <= set(columns)
+        return True
+
     def _read(self, path: str) -> pyarrow.Table:
         try:
             return pyarrow.parquet.read_table(
@@ -257,11 +275,11 @@ def _photo(path: str) -> Photo:
     if "://" not in path:
         return Photo(path)
 
-    def read() -> np.ndarray:
+    def read() -> Picture:
         try:
             files, name = file_system(path)
             with files.open_input_stream(name) as stream:
-                return read_image(io.BytesIO(stream.read()))
+                return read_picture(io.BytesIO(stream.read()))
         except (OSError, UserError) as error:
             raise ImageError(f"it cannot be fetched ({error}); check the address") from error
 

@@ -15,8 +15,9 @@ from pipeline.common.machine import usable_cores
 from pipeline.common.out_of_memory import is_out_of_memory, out_of_memory_in_words
 from pipeline.detectors.detector import Detector
 from pipeline.detectors.runtime import Runtime
+from pipeline.origin.declared import NOTHING, Declaration
 from pipeline.photos.faces import Face, FaceFinder, FaceRegion, crop_region, regions_to_see
-from pipeline.photos.images import read_image, resize
+from pipeline.photos.images import read_picture, resize
 from pipeline.photos.photo import Photo
 from pipeline.rows.rows import Row, by_face
 from pipeline.rows.run_settings import ModelSettings, RunSettings, version_of
@@ -79,6 +80,8 @@ class Scorer:
         Should one detector take whole pictures and another faces, these are not compared: their
         rows follow each other without an agreement, and the other's may be a `no face`.
 
+        What a file says of its own origin stands in all its rows, and changes nothing else in them.
+
         `photos` is read only as far ahead as the threads need, so memory does not grow with their
         number. A batch is what has been prepared by the time that the networks are free, at most
         `batch_size` faces or photos: slow networks get full batches, fast ones need not wait.
@@ -120,9 +123,10 @@ class Scorer:
         if photo.error:
             return _Prepared(photo, nothing, photo.error)
         try:
-            image = photo.read() if photo.read else read_image(photo.path)
+            image, declared = photo.read() if photo.read else read_picture(photo.path)
             faces = self._finder.find(image) if self._finder else []
-            return _Prepared(photo, [network.look(image, faces) for network in self._networks])
+            views = [network.look(image, faces) for network in self._networks]
+            return _Prepared(photo, views, declared=declared)
         except ImageError as error:
             return _Prepared(photo, nothing, str(error))
         except Exception as error:  # not foreseen, yet no reason to give up the other photos
@@ -138,7 +142,10 @@ class Scorer:
             for index, network in enumerate(self._networks)
         ]
         for prepared in batch:
-            yield self._scored(prepared, probabilities)
+            scored = self._scored(prepared, probabilities)
+            for row in scored.rows:
+                row.declared, row.declared_by = prepared.declared
+            yield scored
 
     def _scored(self, prepared: "_Prepared", probabilities: list[Iterator[float]]) -> "Scored":
         if prepared.error or not prepared.faces:
@@ -195,6 +202,7 @@ class _Prepared(NamedTuple):
     photo: Photo
     views: list[list[_View]]
     error: str = ""
+    declared: Declaration = NOTHING
 
     @property
     def faces(self) -> int:

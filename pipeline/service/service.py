@@ -14,8 +14,8 @@ import numpy as np
 from starlette.requests import Request
 
 from pipeline.common.errors import ImageError, UserError
-from pipeline.photos.images import PHOTO_SUFFIXES, read_image
-from pipeline.photos.photo import Photo
+from pipeline.photos.images import PHOTO_SUFFIXES, read_picture
+from pipeline.photos.photo import Photo, Picture
 from pipeline.requests.metrics import Metrics
 from pipeline.requests.settings import SAMPLES, Settings
 from pipeline.requests.uploads import GONE, Form, Places, Refusal, Upload
@@ -150,14 +150,14 @@ class Service:
         if not uploads:
             raise Refusal(422, "There is no photo in the request; choose at least one.")
         photos = [
-            _Picture(upload.name, lambda upload=upload: self._decode(upload)) for upload in uploads
+            _Asked(upload.name, lambda upload=upload: self._decode(upload)) for upload in uploads
         ]
         detectors = self.choose(form.fields.get("model", []))
         return await self.score(photos, detectors, form.flag("explain"), with_preview)
 
     async def score(
         self,
-        photos: list["_Picture"],
+        photos: list["_Asked"],
         detectors: tuple[Installed, ...],
         explain: bool,
         with_preview: bool,
@@ -210,7 +210,7 @@ class Service:
         image = await self._slow.run(object(), lambda: self._generate(seed, truncation))
         name = f"generated face, seed {seed}, truncation {truncation:g}"
         return await self.score(
-            [_Picture(name, lambda: image)], detectors, form.flag("explain"), with_preview
+            [_Asked(name, lambda: Picture(image))], detectors, form.flag("explain"), with_preview
         )
 
     def _score_photos(
@@ -226,8 +226,8 @@ class Service:
         looked_at = sum(look.begun for looks in requests for look in looks)
         self.metrics.batch(looked_at, time.perf_counter() - started)
 
-    def _decode(self, upload: Upload) -> np.ndarray:
-        return read_image(BytesIO(upload.content), int(self.settings.max_megapixels * 1e6))
+    def _decode(self, upload: Upload) -> Picture:
+        return read_picture(BytesIO(upload.content), int(self.settings.max_megapixels * 1e6))
 
     def _sample_uploads(self, names: list[str]) -> list[Upload]:
         names = [name for name in names if name]
@@ -269,17 +269,17 @@ async def _gone(request: Request) -> None:
         pass
 
 
-class _Picture(NamedTuple):
+class _Asked(NamedTuple):
     """A photo to score: its name, and what decodes it."""
 
     name: str
-    decode: Callable[[], np.ndarray]
+    decode: Callable[[], Picture]
 
 
 class _Look:
     """Decodes a photo when its turn comes, and keeps what the page will show of it."""
 
-    def __init__(self, photo: _Picture, with_preview: bool, given_up: threading.Event):
+    def __init__(self, photo: _Asked, with_preview: bool, given_up: threading.Event):
         self.photo = photo
         self.begun = False  # never, where the request was given up before
         self.width = self.height = 0
@@ -287,15 +287,15 @@ class _Look:
         self._with_preview = with_preview
         self._given_up = given_up
 
-    def read(self) -> np.ndarray:
+    def read(self) -> Picture:
         if self._given_up.is_set():
             raise ImageError("the request was given up")
         self.begun = True
-        image = self.photo.decode()
-        self.height, self.width = image.shape[:2]
+        picture = self.photo.decode()
+        self.height, self.width = picture.pixels.shape[:2]
         if self._with_preview:
-            self.preview = pictures.preview(image)
-        return image
+            self.preview = pictures.preview(picture.pixels)
+        return picture
 
 
 def _number(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.common.errors import ImageError
-from pipeline.photos.photo import VIDEO_SUFFIXES, Frame, Photo
+from pipeline.photos.photo import VIDEO_SUFFIXES, Frame, Photo, Picture
 from pipeline.videos.frame_pixels import frame_pixels
 from pipeline.videos.frame_reader import FrameReader
 from pipeline.videos.video_file import FrameIndex, index_frames
@@ -103,11 +103,10 @@ class Video:
         self.problem = self._index.problem
         return len(self._chosen)
 
-    def reader(self, frame: Frame, place: int) -> Callable[[], np.ndarray]:
-        """What reads the frame at this place among those chosen. Its pixels: (height, width, 3)
-        uint8 RGB; it raises ImageError."""
+    def reader(self, frame: Frame, place: int) -> Callable[[], Picture]:
+        """What reads the frame at this place among those chosen; it raises ImageError."""
 
-        def read() -> np.ndarray:
+        def read() -> Picture:
             with self._lock:
                 while self._next <= place:
                     self._decode_next()
@@ -116,7 +115,7 @@ class Video:
                 raise ImageError(self.problem or "the video has no further frame")
             frame.number, image, pixel_shape = found
             frame.time = round(float(self._index.times[frame.number]), 3)
-            return frame_pixels(image, pixel_shape)
+            return Picture(frame_pixels(image, pixel_shape))
 
         return read
 
