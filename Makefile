@@ -16,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 .PHONY: demo web test test-slow test-all lint bench reproduce release
 
 demo: $(VENV)/scoring-is-installed
-	$(BIN)/python infer_vit.py samples --weights weights/vit
+	$(BIN)/python infer_vit.py samples
 
 web: $(VENV)/web-is-installed
 	$(BIN)/python backend.py

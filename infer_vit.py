@@ -7,7 +7,7 @@
     python infer_vit.py photos/ --output report.html   a page for the browser
     python infer_vit.py photos/ --output rows.csv --continue
     python infer_vit.py photos/ --explain why/         with a heat map of each face
-    python infer_vit.py photos/ --together weights/efficientnet_lite0     both, as one
+    python infer_vit.py photos/ --together none        ViT alone, without EfficientNet-Lite0
     python infer_vit.py photos/ --weights weights/vit_tiny_patch16_224
     find . -name '*.jpg' | python infer_vit.py -
 
@@ -16,11 +16,11 @@ at or above the detector's threshold, `real` where hardly any fake scores that l
 between. A photo without a face gets `no face`, an unreadable one `error`; the others are scored.
 Exit codes: 0 all scored; 1 some photos could not be read; 2 wrong use or no weights; 130 Ctrl-C.
 
-The detector is weights/vit, which is shipped (CLIP's ViT-B/16, tuned), or, if that is missing,
-vit_clip, vit_small_patch16_224 or vit_tiny_patch16_224 beside it; the first line says which one
-scores. However it was tuned, scoring runs a single exported graph: a LoRA adapter costs nothing
-here, and neither torch nor timm is needed. On two cores ViT-B takes about a tenth of a second a
-face.
+The detector is weights/vit, which is shipped (CLIP's ViT-B/16), and with it, as one, the shipped
+weights/efficientnet_lite0: the mean of both finds more than either. If weights/vit is missing, it
+is vit_clip, vit_small_patch16_224 or vit_tiny_patch16_224 beside it; the first lines say what
+scores. However it was tuned, scoring runs exported graphs: a LoRA adapter costs nothing here, and
+neither torch nor timm is needed. On two cores ViT-B takes about a tenth of a second a face.
 """
 
 from pipeline.common.command_line import run

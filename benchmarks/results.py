@@ -35,7 +35,7 @@ from pipeline.comparison.entries import (
 from pipeline.comparison.scores import Scores, score
 from pipeline.evaluation.metrics import Estimate, evaluate_with_intervals
 
-RECOMMENDED = "vit"
+RECOMMENDED = "vit+efficientnet_lite0"
 # What a test set holds, for people who have never seen the folder.
 TITLES = {
     "stylegan": "StyleGAN portraits, FFHQ photos",

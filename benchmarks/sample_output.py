@@ -18,7 +18,7 @@ from benchmarks.measuring import ROOT, machine
 from pipeline.common.command_line import run
 from pipeline.common.files import atomic_write
 
-COMMAND = ["infer_vit.py", "samples", "--weights", "weights/vit"]
+COMMAND = ["infer_vit.py", "samples"]
 SHOWN = (
     "fake_hopper_face_on_collins.jpg",
     "fake_self_blended_collins.jpg",

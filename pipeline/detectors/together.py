@@ -4,11 +4,14 @@ Two networks of different kinds are wrong about different faces, so their mean i
 Both see the same crop, that of the first; `manage_detectors.py together` chooses the threshold.
 """
 
+import contextlib
+import json
 from dataclasses import replace
+from pathlib import Path
 
 from pipeline.common.errors import UserError
 from pipeline.detectors.calibration import Calibration
-from pipeline.detectors.detector import GRAPH, Detector
+from pipeline.detectors.detector import GRAPH, WEIGHTS, Detector, load_detector
 from pipeline.detectors.detector_values import calibration_in
 
 SECTION = "together"  # of the first one's detector.json: SHA-256 of the other's graph → calibration
@@ -31,6 +34,16 @@ def together(first: Detector, second: Detector) -> Detector:
             f"{first.folder / 'detector.json'}: its section {SECTION} is malformed ({error}): run "
             "`manage_detectors.py together` again."
         ) from None
+
+
+def companion_of(first: Detector, folder: Path = WEIGHTS) -> Detector | None:
+    """The detector in `folder` that `first` was calibrated with; None where there is none."""
+    sections = first.description.get(SECTION, {})
+    for file in sorted(folder.glob("*/detector.json")) if sections else ():
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            if json.loads(file.read_text(encoding="utf-8"))["files"][GRAPH] in sections:
+                return load_detector(file.parent)
+    return None
 
 
 def paired(first: Detector, second: Detector, calibration: Calibration) -> Detector:

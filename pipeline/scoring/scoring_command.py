@@ -36,10 +36,9 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
     if len(networks) == 1:
         arguments.add_argument(
             "--together",
-            type=Path,
-            metavar="DIR",
-            help="a second detector folder: score with the mean of both (manage_detectors.py "
-            "together)",
+            metavar="DIR|none",
+            help="score with the mean of this detector and the first (default: that in weights/ "
+            "with which the script's own was calibrated, if any; see manage_detectors.py together)",
         )
     add_option(arguments)
     arguments.add_argument(
@@ -100,7 +99,6 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     """
     from pipeline.common.machine import one_thread_for_opencv
     from pipeline.common.memory import keep_freed_memory
-    from pipeline.detectors.together import together
     from pipeline.photos.inputs import find_photos
     from pipeline.rows.files import open_output
     from pipeline.rows.rows import COMPARED_FIELDS, FIELDS
@@ -112,8 +110,8 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     keep_freed_memory()
     one_thread_for_opencv()
     detectors = open_detectors(args.weights, networks, args.fake_labels)
-    if getattr(args, "together", None):
-        detectors = [together(detectors[0], open_detector(args.together))]
+    if len(networks) == 1:
+        detectors = [_with_companion(detectors[0], args)]
     heat_maps = None
     if args.explain:
         from pipeline.scoring.explanation import HeatMapFolder  # which needs a training framework
@@ -144,3 +142,22 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     if not summary.photos and not summary.videos and not output.done:
         raise UserError(f"{' '.join(args.paths)}: there are no photos or videos here.")
     return 1 if summary.errors else 0
+
+
+def _with_companion(first, args: argparse.Namespace):
+    """The detector, or the pair that it shall score in."""
+    from pipeline.detectors.together import companion_of, together
+
+    if args.together == "none":
+        return first
+    if args.together:
+        return together(first, open_detector(Path(args.together)))
+    companion = companion_of(first) if args.weights is None else None
+    if companion is None:
+        return first
+    print(
+        f"Scoring with {first.name} and {companion.name} as one; --together none: with "
+        f"{first.name} alone.",
+        file=sys.stderr,
+    )
+    return together(first, companion)
