@@ -5,7 +5,7 @@
 # make lint     style, formatting, dead code and spelling
 # make bench    speed of scoring and training, against what else people use, in the same run
 # make release  pack the detectors for GitHub Releases: make release BASE_URL=https://…
-# make reproduce FACES=…  train the recommended detector again: is it as good as the shipped one?
+# make reproduce FACES=…  train EfficientNet-Lite0 again: is it as good as the shipped one?
 
 PYTHON ?= python3
 VENV ?= .venv
