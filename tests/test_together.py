@@ -82,17 +82,21 @@ def test_two_that_were_not_calibrated_together_are_refused(two, infer):
 def test_the_calibration_holds_for_that_very_graph(two):
     second = load_detector(two[1])
     calibration = {"temperature": 1.0, "threshold": 0.9, "uncertain_from": 0.2, "rule": "by hand"}
-    change(two[0], together={second.description["files"][GRAPH]: {"calibration": calibration}})
+    values = [load_detector(folder).calibration.temperature for folder in two]
+    section = {"calibration": calibration, "temperatures": values}
+    change(two[0], together={second.description["files"][GRAPH]: section})
     pair = together(load_detector(two[0]), second)
     assert pair.calibration == Calibration(**calibration)
     assert pair.members == (load_detector(two[0]), second)
     another = replace(second, description={**second.description, "files": {GRAPH: "0" * 64}})
-    with pytest.raises(UserError, match="not calibrated together"):
-        together(load_detector(two[0]), another)
+    recalibrated = replace(second, calibration=replace(second.calibration, temperature=9.0))
+    for other in (another, recalibrated):
+        with pytest.raises(UserError, match="not calibrated together"):
+            together(load_detector(two[0]), other)
 
 
 @pytest.mark.parametrize(
-    "section", [{"calibration": {"temperature": -1}}, {"calibration": []}, [], None]
+    "section", [{"calibration": {"temperature": -1}}, {"calibration": []}, [], None, {"name": "x"}]
 )
 def test_a_malformed_section_is_one_sentence(two, section):
     second = load_detector(two[1])

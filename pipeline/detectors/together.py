@@ -23,10 +23,12 @@ def together(first: Detector, second: Detector) -> Detector:
     sections = first.description.get(SECTION, {})
     try:
         section = sections[second.description["files"][GRAPH]]
+        if section["temperatures"] != temperatures(first, second):
+            raise KeyError("temperatures")  # one of them was calibrated anew
         return paired(first, second, calibration_in(section))
     except KeyError:
         raise UserError(
-            f"{first.folder} and {second.folder} were not calibrated together: run `python "
+            f"{first.folder} and {second.folder}, as they are, were not calibrated together: run `python "
             f"manage_detectors.py together {first.folder} {second.folder} --data dataset/` once."
         ) from None
     except (TypeError, ValueError, AttributeError) as error:
@@ -34,6 +36,11 @@ def together(first: Detector, second: Detector) -> Detector:
             f"{first.folder / 'detector.json'}: its section {SECTION} is malformed ({error}): run "
             "`manage_detectors.py together` again."
         ) from None
+
+
+def temperatures(*detectors: Detector) -> list[float]:
+    """Those that their logits are divided by, on which the pair's calibration rests."""
+    return [detector.calibration.temperature for detector in detectors]
 
 
 def companion_of(first: Detector, folder: Path = WEIGHTS) -> Detector | None:

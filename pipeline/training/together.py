@@ -17,7 +17,7 @@ from pipeline.data.dataset import load_dataset
 from pipeline.detectors.calibration import RULES, Calibration
 from pipeline.detectors.detector import GRAPH, change_detector, load_detector
 from pipeline.detectors.runtime import Runtime
-from pipeline.detectors.together import SECTION, paired
+from pipeline.detectors.together import SECTION, paired, temperatures
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,6 +63,7 @@ def calibrate_together(first: Path, second: Path, data: Path, rule: str | None) 
     with change_detector(one) as (_, description):
         description.setdefault(SECTION, {})[other.description["files"][GRAPH]] = {
             "name": other.name,
+            "temperatures": temperatures(one, other),
             "calibration": asdict(calibration),
             "metrics": sections["metrics"],
         }
