@@ -28,8 +28,9 @@ def together(first: Detector, second: Detector) -> Detector:
         return paired(first, second, calibration_in(section))
     except KeyError:
         raise UserError(
-            f"{first.folder} and {second.folder}, as they are, were not calibrated together: run `python "
-            f"manage_detectors.py together {first.folder} {second.folder} --data dataset/` once."
+            f"{first.folder} and {second.folder}, as they are, were not calibrated together: run "
+            f"`python manage_detectors.py together {first.folder} {second.folder} --data dataset/` "
+            "once."
         ) from None
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(
