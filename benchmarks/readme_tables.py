@@ -22,7 +22,6 @@ from benchmarks import (
     cluster_cost,
     forgetting,
     leave_one_out,
-    probe_study,
     results,
     sample_output,
     service_load,
@@ -59,7 +58,6 @@ TABLES = {
     "forgetting": Table("forgetting", forgetting.table),
     "tunings": Table("tunings", tunings.table),
     "ablation": Table("ablation", ablation.table),
-    "probe_study": Table("probe_study", probe_study.table),
     "leave_one_out": Table("leave_one_out", leave_one_out.table),
 }
 PLACE = re.compile(r"(<!-- (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
