@@ -1,7 +1,6 @@
 """What helps a probe on CLIP's features to find kinds of fakes that it never saw.
 
     python benchmarks/probe_study.py --data FACES.csv --tests FACES/test/* --output study/
-    python benchmarks/readme_tables.py
 
 FACES.csv is as for training, with a column `generator`; kinds of one family (dfdc_swap_a, _b, …)
 are left out together. Each variant is fitted once with all kinds and once without each; a fit
@@ -185,34 +184,6 @@ class Study:
 
     def _batches(self, recipe, dataset: Dataset) -> Batches:
         return Batches(self._architecture, recipe, dataset, self._args.workers, cache_bytes=0)
-
-
-def table(results: dict) -> str:
-    """Each variant, averaged over its seeds: kinds left out in turn, then the test sets."""
-    by_variant = defaultdict(list)
-    for line in results["results"]:
-        by_variant[line["variant"]].append(line)
-    [first, *_] = results["results"]
-    kinds, tests = list(first["unseen"]), [name for name in first["tests"] if name != "utkface"]
-    head = ["variant", "seeds", *(f"without {kind}" for kind in kinds), "mean"]
-    head += [f"test: {name}" for name in tests] + ["UTKFace accused"]
-    rows = [head, ["---"] * len(head)]
-    for name, lines in by_variant.items():
-        means = [line["mean_unseen"]["auc"] for line in lines]
-        spread = f" ± {np.std(means, ddof=1):.3f}" if len(means) > 1 else ""
-        row = [name, str(len(lines))]
-        row += [_cell([line["unseen"][kind] for line in lines]) for kind in kinds]
-        row += [f"{np.mean(means):.3f}{spread}"]
-        row += [_cell([line["tests"][test] for line in lines]) for test in tests]
-        accused = [line["tests"]["utkface"]["accused"] for line in lines]
-        rows.append([*row, f"{np.mean(accused):.1%}"])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _cell(figures: list[dict]) -> str:
-    """AUC / fakes found, averaged."""
-    auc_, found = (np.mean([each[name] for each in figures]) for name in ("auc", "found"))
-    return f"{auc_:.3f} / {found:.0%}"
 
 
 def _chosen(features: np.ndarray, variant: dict) -> np.ndarray:

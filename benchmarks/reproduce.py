@@ -1,4 +1,4 @@
-"""Train the recommended detector again: does it come out as good as the one that is shipped?
+"""Train EfficientNet-Lite0 again as it was shipped first: is it as good as the shipped one?
 
     make reproduce FACES=faces                               all of it: 3 hours on two idle cores
     python benchmarks/reproduce.py --data faces --epochs 1   a short try, which will be worse
@@ -6,7 +6,8 @@
 FACES is a dataset as training wants it, with test sets in FACES/test/: each a folder that holds
 real/, fake/ or both. train_efficientnet.py trains EfficientNet-Lite0 in the STAGES below, the
 weights of the first and of the last are averaged, then the new detector and the shipped one are
-tested on the same pictures.
+tested on the same pictures. Today's was trained further from there (docs/networks.md), which is not
+repeated here.
 
 Only what is worse than shipped counts: by more than 0.02 of AUC, which is about the half of the
 shipped one's 95 % interval, or more than 10 of 100 pictures at the threshold, which each training

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from dataclasses import replace
+from argparse import Namespace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import pytest
 from pipeline.common.errors import UserError
 from pipeline.detectors.calibration import Calibration
 from pipeline.detectors.detector import GRAPH, load_detector
-from pipeline.detectors.together import SECTION, paired, together
+from pipeline.detectors.together import SECTION, companion_of, paired, temperatures, together
 from pipeline.photos.photo import Photo
 from pipeline.rows.run_settings import version_of
 from pipeline.scoring.scoring import Scorer
+from pipeline.scoring.scoring_command import _with_companion
 from pipeline.training.together import main
 from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
 from tests.tiny_dataset import make_dataset
@@ -109,3 +111,40 @@ def test_other_inputs_are_refused():
     vit, meso4 = load_detector(WEIGHTS / "vit"), load_detector(WEIGHTS / "meso4")
     with pytest.raises(UserError, match="size"):
         paired(vit, meso4, vit.calibration)
+
+
+def test_pictures_of_one_class_are_refused_in_a_sentence(two, tmp_path):
+    data = make_dataset(tmp_path / "data", train=2, validate=8)
+    shutil.rmtree(data / "validate" / "fake")
+    with pytest.raises(UserError, match="fake"):
+        main([*map(str, two), "--data", str(data)])
+
+
+def test_after_a_new_calibration_the_first_one_scores_alone_and_it_is_said(
+    two, tmp_path, monkeypatch, capsys
+):
+    first, second = map(load_detector, two)
+    calibration = asdict(Calibration(1.0, 0.9, 0.2, "by hand"))
+    section = {"calibration": calibration, "temperatures": temperatures(first, second)}
+    change(two[0], together={second.description["files"][GRAPH]: section})
+    args = Namespace(together=None, weights=None)
+    first = load_detector(two[0])
+    monkeypatch.setattr(companion_of, "__defaults__", (tmp_path,))
+    assert _with_companion(first, args).members == (first, second)
+    assert "as one" in capsys.readouterr().err
+    recalibrated = {**second.description["calibration"], "temperature": 9.0}
+    change(two[1], calibration=recalibrated)
+    assert _with_companion(first, args) == first
+    assert "alone" in capsys.readouterr().err
+    args = Namespace(together=str(two[1]), weights=None)
+    with pytest.raises(UserError, match="not calibrated together"):
+        _with_companion(first, args)
+
+
+def test_rows_of_a_pair_depend_on_both_graphs(two):
+    first, second = map(load_detector, two)
+    calibration = Calibration(0.5, 0.9, 0.2, "by hand")
+    files = {**second.description["files"], GRAPH: "0" * 64}
+    another = replace(second, description={**second.description, "files": files})
+    versions = [version_of(paired(first, other, calibration)) for other in (second, another)]
+    assert versions[0] != versions[1]

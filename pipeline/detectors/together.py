@@ -6,7 +6,7 @@ Both see the same crop, that of the first; `manage_detectors.py together` choose
 
 import contextlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipeline.common.errors import UserError
@@ -45,7 +45,8 @@ def temperatures(*detectors: Detector) -> list[float]:
 
 
 def companion_of(first: Detector, folder: Path = WEIGHTS) -> Detector | None:
-    """The detector in `folder` that `first` was calibrated with; None where there is none."""
+    """The detector in `folder` that `first` was calibrated with, though one of them may have been
+    calibrated anew since; None where there is none. Raises UserError where it is damaged."""
     sections = first.description.get(SECTION, {})
     for file in sorted(folder.glob("*/detector.json")) if sections else ():
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
@@ -65,13 +66,10 @@ def paired(first: Detector, second: Detector, calibration: Calibration) -> Detec
                 f"{second.folder}: its input has another {name} than that of {first.folder} "
                 f"({of(second)}, not {of(first)}), so the two cannot score together."
             )
-    files = {**first.description["files"]}
-    files |= {f"{second.name}/{name}": sha for name, sha in second.description["files"].items()}
-    section = {name: getattr(calibration, name) for name in Calibration.__dataclass_fields__}
     return replace(
         first,
         name=f"{first.name}+{second.name}",
         calibration=calibration,
         members=(first, second),
-        description=first.description | {"files": files, "calibration": section},
+        description=first.description | {"calibration": asdict(calibration)},
     )

@@ -27,12 +27,14 @@ RunSettings = Mapping[str, ModelSettings]  # by the model's name
 def version_of(detector: Detector) -> str:
     """The SHA-256 over what a detector's rows depend on, 64 hexadecimal digits.
 
-    That is its graph, its input and calibration; not its figures, plots and model card.
+    That is its graph, its input and calibration, or those of its members; not its figures, plots
+    and model card.
     """
     description = detector.description
     files = description["files"]
     graphs = {name: files[name] for name in (GRAPH, *INT8_GRAPH) if name in files}
     parts = [graphs, *(description[section] for section in ("input", "face", "calibration"))]
+    parts += map(version_of, detector.members)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

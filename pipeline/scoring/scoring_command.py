@@ -145,7 +145,8 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
 
 
 def _with_companion(first, args: argparse.Namespace):
-    """The detector, or the pair that it shall score in."""
+    """The detector, or the pair that it shall score in. Of two in weights/ of which one was
+    calibrated anew, the first alone; raises UserError where the user named the second."""
     from pipeline.detectors.together import companion_of, together
 
     if args.together == "none":
@@ -155,9 +156,14 @@ def _with_companion(first, args: argparse.Namespace):
     companion = companion_of(first) if args.weights is None else None
     if companion is None:
         return first
+    try:
+        pair = together(first, companion)
+    except UserError as error:
+        print(f"{error} Scoring with {first.name} alone.", file=sys.stderr)
+        return first
     print(
         f"Scoring with {first.name} and {companion.name} as one; --together none: with "
         f"{first.name} alone.",
         file=sys.stderr,
     )
-    return together(first, companion)
+    return pair

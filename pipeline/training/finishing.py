@@ -19,7 +19,8 @@ import numpy as np
 from models import Architecture
 from pipeline.common.errors import ImageError, UserError
 from pipeline.common.labels import REAL
-from pipeline.data.dataset import Sample
+from pipeline.data.audit import audited_dataset
+from pipeline.data.dataset import Sample, load_dataset
 from pipeline.detectors.calibration import (
     DEGRADED_RULE,
     Calibration,
@@ -90,6 +91,15 @@ def finish_training(
         labels = np.array([sample.label for sample in validate])
         write_model_card(new, description, labels, probabilities)
     return description
+
+
+def calibration_samples(data: Path) -> tuple[str, list[Sample]]:
+    """The name of a dataset, and its validation pictures after an audit. Raises UserError where
+    they are not of both classes."""
+    dataset, _ = audited_dataset(load_dataset(data))
+    if len({sample.label for sample in dataset.validate}) < 2:
+        raise UserError(f"{data}: calibration needs real and fake pictures in validate/.")
+    return dataset.root.resolve().name, dataset.validate
 
 
 def calibrate_and_evaluate(

@@ -17,8 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.common.command_line import script_parser
-from pipeline.common.errors import UserError
-from pipeline.data.dataset import load_dataset
 from pipeline.detectors.calibration import DEFAULT_RULE, RULES
 from pipeline.detectors.detector import INT8_GRAPH, change_detector, load_detector
 
@@ -49,18 +47,18 @@ def recalibrate(folder: Path, data: Path, rule: str) -> dict:
     What was measured on unseen kinds, at no threshold, stays. A precision below 32 bits was checked
     with the old calibration, so it is dropped. Raises UserError.
     """
-    from pipeline.data.audit import audited_dataset
     from pipeline.detectors.runtime import Runtime
     from pipeline.detectors.versions import copies_of, copy_detector
     from pipeline.evaluation.model_card import write_model_card
-    from pipeline.training.finishing import calibrate_and_evaluate, predict
+    from pipeline.training.finishing import (
+        calibrate_and_evaluate,
+        calibration_samples,
+        predict,
+    )
 
     detector = load_detector(folder)
-    dataset, _ = audited_dataset(load_dataset(data))
-    samples = dataset.validate
+    data_name, samples = calibration_samples(data)
     labels = np.array([sample.label for sample in samples])
-    if len(np.unique(labels)) < 2:
-        raise UserError(f"{data}: calibration needs real and fake pictures in validate/.")
     runtime = Runtime(detector.graph, detector.architecture)
     look = partial(
         predict,
@@ -78,7 +76,7 @@ def recalibrate(folder: Path, data: Path, rule: str) -> dict:
         }
         description |= sections
         description["metrics"] |= kept
-        description["calibration"]["data"] = dataset.root.resolve().name
+        description["calibration"]["data"] = data_name
         if description.get("precision", {}).get("order", ["fp32"]) != ["fp32"]:
             del description["precision"]
             print(

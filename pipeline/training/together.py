@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.common.command_line import script_parser
-from pipeline.data.dataset import load_dataset
 from pipeline.detectors.calibration import RULES, Calibration
 from pipeline.detectors.detector import GRAPH, change_detector, load_detector
 from pipeline.detectors.runtime import Runtime
@@ -45,21 +44,20 @@ def main(arguments: list[str] | None = None) -> int:
 def calibrate_together(first: Path, second: Path, data: Path, rule: str | None) -> dict:
     """Write the pair's calibration into the detector.json of `first`; what was measured of it.
     Raises UserError."""
-    from pipeline.data.audit import audited_dataset
-    from pipeline.training.finishing import calibrate_and_evaluate, predict
+    from pipeline.detectors.versions import copies_of, copy_detector
+    from pipeline.training.finishing import calibrate_and_evaluate, calibration_samples, predict
 
     one, other = load_detector(first), load_detector(second)
     pair = paired(one, other, Calibration(1.0, 0.5, 0.5, "none yet"))
-    dataset, _ = audited_dataset(load_dataset(data))
+    _, samples = calibration_samples(data)
     look = partial(
         predict,
         Runtime.of(pair).logits,
         architecture=one.architecture,
         resize_filter=one.resize_filter,
     )
-    calibration, _, sections = calibrate_and_evaluate(
-        dataset.validate, look, rule or one.calibration.rule
-    )
+    calibration, _, sections = calibrate_and_evaluate(samples, look, rule or one.calibration.rule)
+    copies = copies_of(one.folder)
     with change_detector(one) as (_, description):
         description.setdefault(SECTION, {})[other.description["files"][GRAPH]] = {
             "name": other.name,
@@ -67,4 +65,6 @@ def calibrate_together(first: Path, second: Path, data: Path, rule: str | None) 
             "calibration": asdict(calibration),
             "metrics": sections["metrics"],
         }
+    for copy in copies:
+        copy_detector(one.folder, copy)
     return sections["metrics"]
