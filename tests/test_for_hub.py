@@ -105,7 +105,10 @@ def folders(tmp_path_factory):
     return of
 
 
-@pytest.fixture(params=LIBRARIES)
+RESNET = pytest.param("resnet50", marks=pytest.mark.slow)  # which takes long to export
+
+
+@pytest.fixture(params=[RESNET if name == "resnet50" else name for name in LIBRARIES])
 def folder(request, folders) -> tuple[Path, Path]:
     return folders(request.param)
 
@@ -132,7 +135,7 @@ def test_transformers_gives_our_fake_probability(folder, faces):
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", [TIMM, "resnet50"])
+@pytest.mark.parametrize("name", [TIMM, RESNET])
 def test_timm_gives_our_fake_probability(folders, faces, name):
     own, theirs = folders(name)
     network = timm.create_model(f"local-dir:{theirs}", pretrained=True).eval()
@@ -162,7 +165,14 @@ def lines_of(folder: Path) -> list[str]:
     return [re.sub("^    ", "", block, flags=re.MULTILINE) for block in blocks]
 
 
-@pytest.mark.parametrize("name", [TIMM, VIT, "shipped vit", "shipped meso4"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in (TIMM, VIT)),
+        "shipped vit",
+        "shipped meso4",
+    ],
+)
 def test_the_lines_in_the_model_card_run_without_our_code(folders, faces, tmp_path, name):
     if name.startswith("shipped"):
         own, theirs = SHIPPED / name.split()[1], tmp_path / "for_hub"
@@ -258,6 +268,7 @@ def only_theirs(folder: Path, target: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [TIMM, VIT])
 def test_their_part_of_it_is_imported(folders, faces, cache, tmp_path, name, capfd):
     own, theirs = folders(name)
@@ -276,6 +287,7 @@ def test_their_part_of_it_is_imported(folders, faces, cache, tmp_path, name, cap
     torch.testing.assert_close(weights[head], before / temperature, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_timms_labels_say_what_is_fake(folders, cache, faces, tmp_path):
     own, theirs = folders(TIMM)
     theirs = only_theirs(theirs, tmp_path / "theirs")
@@ -287,6 +299,7 @@ def test_timms_labels_say_what_is_fake(folders, cache, faces, tmp_path):
         import_published(theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "fake"), [(1, "fake"), (3, "fake")])
 def test_timms_classifiers_of_one_and_of_many_classes(cache, faces, tmp_path, classes, fake):
     from pipeline.detectors.fake_class import FakeLabels

@@ -189,6 +189,7 @@ def test_what_the_command_uploads_replaces_what_was_there(hub, run, tmp_path):
     assert hub.files == {path.name: path.read_bytes() for path in output.iterdir()}
 
 
+@pytest.mark.slow
 def test_what_training_uploads_is_written_for_others(hub, run):
     hub.files = dict.fromkeys(STALE, b"{}")
     done = run("-c", TRAINED_PUSH, "weights/efficientnet_lite0", "me/found")

@@ -152,6 +152,7 @@ def test_the_head_is_the_layer_before_the_logit():
         assert head_layer(network, ARCHITECTURES[name]).out_features == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [(), ("--weight-decay", 0.1, "--replay-fraction", 0.5)])
 def test_further_training_shows_few_new_pictures_often_and_holds_to_the_old_head(
     data, tmp_path, own, own_cache
