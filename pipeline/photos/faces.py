@@ -25,7 +25,7 @@ from pipeline.photos.face_windows import (
     tiles,
     windows_around,
 )
-from pipeline.photos.pixels import shrink
+from pipeline.photos.pixels import shrink, shrink_in_steps
 
 WEIGHTS_SHA256 = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc"
 
@@ -121,7 +121,8 @@ class FaceFinder:
 
     def _find_large(self, image: np.ndarray) -> Sightings:
         """What the image shows, reduced to `longest_side`; inklings of small faces included."""
-        reduced = shrink(image, self._longest_side)  # the thumbnail too comes faster from this
+        # The thumbnail too comes faster from this.
+        reduced = shrink_in_steps(image, self._longest_side)
         large = self._search(reduced, THUMBNAIL_SIDE, THUMBNAIL_FRAME)
         large = large.where(large.sides >= LARGE_FACE * min(reduced.shape[:2]))
         least = self._least_score(self._scale(image))

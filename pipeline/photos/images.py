@@ -16,6 +16,7 @@ import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from typing import BinaryIO
 
 import cv2
@@ -23,9 +24,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.common.errors import ImageError
+from pipeline.common.machine import usable_cores
+from pipeline.decoding import jpeg_scans, png_chunks, tiff_pictures
+from pipeline.decoding.direct import decode_directly
+from pipeline.decoding.image_kinds import READ, other_type, picture_format
 from pipeline.origin.declared import declared_origin
-from pipeline.photos import jpeg_scans, png_chunks, tiff_pictures
-from pipeline.photos.image_kinds import READ, other_type, picture_format
 from pipeline.photos.photo import Picture
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,7 @@ PHOTO_SUFFIXES: frozenset[str] = RAW_SUFFIXES | frozenset(
 # copied in strips. And memory that Pillow asks for in blocks below 32 MB (16 MB unless told) is
 # kept by the C library and cleared before it is used again; larger blocks come cleared.
 STRIP_PIXELS = 1 << 18
+_MOST_AT_ONCE = 64 << 20  # bytes of a file
 Image.core.set_block_size(64 << 20)
 
 # Pillow warns of odd metadata and of more than 89 megapixels. The pictures are read all the same,
@@ -110,9 +114,19 @@ def _opened(source: str | os.PathLike | BinaryIO) -> Iterator[BinaryIO]:
             return
         _check_regular_file(source)
         with open(source, "rb") as file:
-            yield file
+            yield _at_once(file)
     except OSError as error:
         raise ImageError(_why_unreadable(error, source)) from error
+
+
+def _at_once(file: BinaryIO) -> BinaryIO:
+    """The file's bytes, read from the disk once, unless there are very many of them."""
+    content = file.read(_MOST_AT_ONCE + 1)
+    if len(content) > _MOST_AT_ONCE:
+        return file
+    held = BytesIO(content)
+    held.name = file.name
+    return held
 
 
 def _check_regular_file(path: str | os.PathLike) -> None:
@@ -228,13 +242,13 @@ def _pixels(file: BinaryIO, kind: str, max_pixels: int) -> np.ndarray:
         # of the time: that moves fake_probability. With faces still as large as Meso4 and
         # MesoInception4 look at (256 pixels) by up to 0.03, three times as large by up to 0.02,
         # and in between by up to 0.12 (50 faces at each of 5 sizes).
-        pixels = _by_opencv(image, file)
+        position = file.tell()
+        if kind == "JPEG":
+            jpeg_scans.check_scans(file, width * height)
+        pixels = decode_directly(image, kind, file)
         if pixels is None:
-            if kind == "JPEG":
-                position = file.tell()
-                jpeg_scans.check_scans(file, width * height)
-                file.seek(position)
-            elif kind == "TIFF":
+            file.seek(position)
+            if kind == "TIFF":
                 tiff_pictures.check_strips(image)
                 tiff_pictures.mend_palette(image)
             image.load()
@@ -290,21 +304,6 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
         8: lambda: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
     }.get(orientation)
     return pixels if undo is None else undo()
-
-
-def _by_opencv(image: Image.Image, file: BinaryIO) -> np.ndarray | None:
-    """The (H, W, 3) uint8 of a still, opaque WebP picture; None where Pillow shall decode.
-
-    The pixels are the same, but Pillow copies them at once, and takes half as long again.
-    """
-    if image.format != "WEBP" or image.mode != "RGB" or image.is_animated:
-        return None
-    file.seek(0)
-    content = np.frombuffer(file.read(), np.uint8)
-    try:
-        return cv2.imdecode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        return None
 
 
 def _array(
@@ -389,8 +388,11 @@ def _load_plugin(kind: str) -> None:
     Unless asked for by name, Pillow loads all of its 45 plugins for a TIFF, WebP or AVIF picture.
     """
     if kind in _PLUGINS:
-        importlib.import_module(_PLUGINS[kind])
+        plugin = importlib.import_module(_PLUGINS[kind])
+        if kind == "AVIF":  # or it would start a thread for each core of the machine
+            plugin.DEFAULT_MAX_THREADS = usable_cores()
     elif kind == "HEIF":
         import pillow_heif
 
+        pillow_heif.options.DECODE_THREADS = usable_cores()  # it would start four anywhere
         pillow_heif.register_heif_opener()

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 from PIL import Image
 
 from pipeline.common.errors import ImageError
-from pipeline.photos.image_kinds import RAW
+from pipeline.decoding.image_kinds import RAW
 
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _WIDTH, _COMPRESSION, _PHOTOMETRIC = 254, 255, 256, 259, 262
 _HEIGHT, _ORIENTATION, _COLOUR_MAP, _SUB_DIRECTORIES, _MOSAIC = 257, 274, 320, 330, 33421
