@@ -4,6 +4,8 @@
     python train_efficientnet.py --data dataset/ --resume     after Ctrl-C, kill -9, a power cut
     python train_efficientnet.py --data dataset/ --init weights/efficientnet_b0 --head-epochs 0
     python train_efficientnet.py --data dataset/ --init packaged           without that download
+    python train_efficientnet.py --data dataset/ --init weights/efficientnet_lite0 \
+        --head-epochs 0 --learning-rate 4e-5                               from its smaller relative
     python train_efficientnet.py --data dataset/ --init none --learning-rate 1e-3 --epochs 40
     python train_efficientnet.py --data dataset/ --architecture efficientnet_lite0
     torchrun --nproc-per-node 4 train_efficientnet.py --data dataset/    on four GPUs
@@ -33,6 +35,7 @@ from pipeline.training.training_arguments import training_arguments
 RECIPES = {
     "efficientnet_b0": {
         **KERAS,
+        "resolution": None,
         "epochs": 10,
         "head_epochs": 2,
         "head_learning_rate": 1e-3,
@@ -42,6 +45,7 @@ RECIPES = {
     },
     "efficientnet_lite0": {
         **TORCH,
+        "resolution": None,
         "epochs": 10,
         "learning_rate": 5e-4,
         "dropout": 0.2,

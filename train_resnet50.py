@@ -20,7 +20,7 @@ from pipeline.common.command_line import run
 from pipeline.training.recipes import TORCH
 from pipeline.training.training_arguments import training_arguments
 
-RECIPE = {**TORCH, "epochs": 10, "batch_size": 32, "learning_rate": 3e-4}
+RECIPE = {**TORCH, "epochs": 10, "batch_size": 32, "learning_rate": 3e-4, "resolution": None}
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from pipeline.training.training_arguments import training_arguments
 
 RECIPE = {
     **KERAS,
+    "resolution": None,
     "epochs": 10,
     "head_epochs": 2,
     "head_learning_rate": 1e-3,

@@ -44,7 +44,8 @@ class Architecture:
 
     `builder` is "module:function"; `input_size` is the side of the square picture in pixels;
     `layout` is the order of the axes of a batch, "NHWC" (Keras) or "NCHW" (torch); `options` are
-    arguments of the builder that shape the network.
+    arguments of the builder that shape the network. Of `any_size` are networks that average over
+    the whole picture before their head: the same weights fit pictures of another size.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Architecture:
     scaling: PixelScaling
     layout: str
     options: tuple[tuple[str, Any], ...] = ()
+    any_size: bool = False
 
     def with_options(self, **options: Any) -> Self:
         """The same network, but built with these arguments."""
@@ -111,9 +113,16 @@ ARCHITECTURES = {
     for architecture in (
         Architecture("meso4", "models.meso:meso4", 256, ZERO_TO_ONE, "NHWC"),
         Architecture("mesoinception4", "models.meso:mesoinception4", 256, ZERO_TO_ONE, "NHWC"),
-        Architecture("xception", "models.xception:xception", 256, MINUS_ONE_TO_ONE, "NHWC"),
         Architecture(
-            "efficientnet_b0", "models.efficientnet:efficientnet_b0", 256, AS_THEY_ARE, "NHWC"
+            "xception", "models.xception:xception", 256, MINUS_ONE_TO_ONE, "NHWC", any_size=True
+        ),
+        Architecture(
+            "efficientnet_b0",
+            "models.efficientnet:efficientnet_b0",
+            256,
+            AS_THEY_ARE,
+            "NHWC",
+            any_size=True,
         ),
         Architecture(
             "efficientnet_lite0",
@@ -121,6 +130,7 @@ ARCHITECTURES = {
             224,
             MINUS_ONE_TO_ONE,
             "NCHW",
+            any_size=True,
         ),
         Architecture("vit", "models.vit:vit", 224, MINUS_ONE_TO_ONE, "NCHW"),
         Architecture(
@@ -141,6 +151,6 @@ ARCHITECTURES = {
         Architecture(
             "vit_tiny_patch16_224", "models.vit:vit_tiny_patch16_224", 224, MINUS_ONE_TO_ONE, "NCHW"
         ),
-        Architecture("resnet50", "models.resnet50:resnet50", 224, IMAGENET, "NCHW"),
+        Architecture("resnet50", "models.resnet50:resnet50", 224, IMAGENET, "NCHW", any_size=True),
     )
 }

@@ -4,18 +4,21 @@ Chollet: "Xception: Deep Learning with Depthwise Separable Convolutions", CVPR 2
 of FaceForensics++ (Rössler et al., ICCV 2019). The backbone is keras.applications'.
 """
 
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 import keras
+import numpy as np
 from keras import layers
 
 HEAD = ("head_pool", "head_dense", "head_dropout", "logit")
 
 
-def xception(dropout: float = 0.5) -> keras.Model:
-    """(N, 256, 256, 3) in -1…1 → (N, 1) logits of fake. `imagenet_weights` fills it."""
+def xception(dropout: float = 0.5, size: int = 256) -> keras.Model:
+    """(N, size, size, 3) in -1…1 → (N, 1) logits of fake. `imagenet_weights` fills it."""
     backbone = keras.applications.Xception(
-        weights=None, include_top=False, input_shape=(256, 256, 3)
+        weights=None, include_top=False, input_shape=(size, size, 3)
     )
     return with_head(backbone, dropout, name="xception")
 
@@ -52,3 +55,47 @@ def copy_backbone(backbone: keras.Model, model: keras.Model, after: str | None =
 
 def _behind(name: str, layers: list) -> list:
     return layers[[layer.name for layer in layers].index(name) + 1 :]
+
+
+def fill_from_packaged(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
+    """Put the backbone of NudeNet's classifier, by the names in its graph, into a network of this
+    file.
+
+    It is keras.applications' Xception with ImageNet's start, fine-tuned on pixels in 0…1. Here they
+    are in -1…1; a factor in the first kernel and a shift of the mean that the normalization behind
+    it takes off make that the same. Raises KeyError where a weight is missing.
+    """
+    named = {name.split("/read__")[0]: value for name, value in weights.items()}
+    for layer, name in names_of(model):
+        if layer.name not in HEAD:
+            layer.set_weights([_to_keras(named, name, weight.name) for weight in layer.weights])
+    first, normalization = model.get_layer("block1_conv1"), model.get_layer("block1_conv1_bn")
+    (kernel,) = first.get_weights()
+    gamma, beta, mean, variance = normalization.get_weights()
+    first.set_weights([kernel / 2])
+    normalization.set_weights([gamma, beta, mean - kernel.sum(axis=(0, 1, 2)) / 2, variance])
+
+
+def _to_keras(weights: Mapping[str, np.ndarray], layer: str, name: str) -> np.ndarray:
+    """One weight, its axes in Keras' order."""
+    value = weights[f"{layer}/{name}"]
+    if value.ndim < 4:
+        return value
+    return (
+        value.transpose(2, 3, 0, 1) if name == "depthwise_kernel" else value.transpose(2, 3, 1, 0)
+    )
+
+
+def names_of(model: keras.Model) -> list[tuple[keras.Layer, str]]:
+    """The layers with weights and their names. Keras has numbered those that have none of their own
+    by how many it had made before; here they are counted from one in each network."""
+    counted, named = Counter(), []
+    for layer in model.layers:
+        name = layer.name
+        kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
+        if re.fullmatch(rf"{kind}(_\d+)?", name):
+            counted[kind] += 1
+            name = f"{kind}_{counted[kind]}"
+        if layer.weights:
+            named.append((layer, name))
+    return named

@@ -50,13 +50,17 @@ def their_weights(
 def own_weights(
     weights: dict[str, torch.Tensor], architecture: Architecture, description: dict
 ) -> dict[str, torch.Tensor]:
-    """The weights in a detector folder's model.safetensors as our networks have them: undoes
-    `their_weights` where the folder was made for the hub.
+    """The weights in a detector folder's model.safetensors as our networks have them, in 32 bits:
+    undoes `their_weights` where the folder was made for the hub.
 
     `description` is its detector.json. Raises KeyError, ValueError or IndexError where they are not
     as that says.
     """
     library, temperature = hub_in(description) or (ONNX, 1.0)
+    weights = {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in weights.items()
+    }
     if library == ONNX:
         return weights
     if library == TRANSFORMERS:

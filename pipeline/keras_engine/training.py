@@ -93,7 +93,8 @@ def fit(plan: Plan, batches: Batches, run: Path, resume: bool) -> keras.Model:
     keras_backend.seed(recipe.seed)
     keras_backend.make_deterministic()
     with keras_backend.scope(), _precision(recipe.precision):
-        model = architecture.build(dropout=recipe.dropout)
+        size = {"size": recipe.resolution} if recipe.resolution else {}
+        model = architecture.build(dropout=recipe.dropout, **size)
     if start.load:
         start.load(model)
     keras_backend.average_gradients(model)

@@ -15,7 +15,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from pipeline.foreign.packages import out_of_wheel
+from pipeline.foreign.packages import out_of_package
 
 SUFFIXES = (".whl", ".onnx")
 _LAYER = re.compile(r"vision_model/encoder/layers\.\d+/[\w/]+?(?=/MatMul)")
@@ -33,7 +33,7 @@ def read_clip(path: Path) -> dict[str, torch.Tensor]:
 
     `path` is a .whl or .onnx file. Raises UserError where it is another one.
     """
-    data = out_of_wheel(path, "vit_clip")
+    data = out_of_package(path, "vit_clip")
     return _under_timms_names(dequantised(onnx.load_from_string(data).graph))
 
 

@@ -34,6 +34,7 @@ class TorchRecipe(Recipe):
     def check(self, architecture: Architecture) -> None:
         """Raise UserError where LoRA would find nothing to adapt, and where a probe cannot do what
         is asked for."""
+        super().check(architecture)
         if self.tuning == "probe":
             if self.mixup or self.cutmix:
                 raise UserError("--mixup and --cutmix need another --tuning than probe.")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -18,11 +19,11 @@ from pipeline.common.errors import UserError
 from pipeline.detectors.detector import GRAPH, as_start, check_folder
 from pipeline.detectors.detector_values import options_in
 from pipeline.detectors.fake_class import FakeLabels, fake_outputs, unnamed
+from pipeline.detectors.graph_weights import unpack
 from pipeline.feeding.engine import StartingPoint, is_first_process
 from pipeline.foreign.hub import HUB, download
 from pipeline.foreign.packages import PACKAGES, packaged_file
 from pipeline.torch_engine import clip
-from pipeline.torch_engine.eight_bits import unpack
 from pipeline.torch_engine.tuning import ADAPTER
 
 WEIGHTS = "model.safetensors"
@@ -87,7 +88,7 @@ def read_weights(
         adapter = path / ADAPTER if (path / ADAPTER).is_dir() else None
     file = path / WEIGHTS if path.is_dir() else path
     if not file.exists() and description.get("weights_in") == "graph":
-        return _for_options(unpack(path / GRAPH), architecture, description), adapter
+        return _for_options(read_graph(path / GRAPH), architecture, description), adapter
     if file.suffix in clip.SUFFIXES:
         return clip.read_clip(file), None
     try:
@@ -101,6 +102,16 @@ def read_weights(
         weights = _own(weights, path, architecture, description)
         return _for_options(weights, architecture, description), adapter
     return _from_elsewhere(weights, path, architecture, fake_labels or FakeLabels()), None
+
+
+def read_graph(graph: Path) -> dict[str, torch.Tensor]:
+    """The weights of a graph that keeps the only copy of them, see graph_weights.py."""
+    weights = {name: torch.from_numpy(np.array(value)) for name, value in unpack(graph).items()}
+    # ONNX keeps what has no axes as a row of one.
+    return {
+        name: value.reshape(()) if name.endswith(".num_batches_tracked") else value
+        for name, value in weights.items()
+    }
 
 
 def _for_options(weights: dict, architecture: Architecture, description: dict) -> dict:

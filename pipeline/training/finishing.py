@@ -5,7 +5,6 @@ Knows nothing of the framework: a trained network comes in as engine.Trained, th
 
 import platform
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -29,6 +28,7 @@ from pipeline.detectors.calibration import (
     sigmoid,
 )
 from pipeline.detectors.detector import GRAPH, describe_input, write_detector
+from pipeline.detectors.real_scores import SECTION, RealScores
 from pipeline.detectors.runtime import Runtime
 from pipeline.evaluation.metrics import evaluate_with_auc_interval
 from pipeline.evaluation.model_card import write_model_card
@@ -106,8 +106,8 @@ def calibrate_and_evaluate(
     samples: list[Sample], look: Callable[..., np.ndarray], rule: str
 ) -> tuple[Calibration, np.ndarray, dict]:
     """How a network's logits of the validation pictures become verdicts, and what these are worth:
-    the calibration, the pictures' fake_probability (N,), and the sections `calibration` and
-    `metrics` of detector.json. `look` is `predict` for this network."""
+    the calibration, the pictures' fake_probability (N,), and the sections `calibration`, `metrics`
+    and `real_scores` of detector.json. `look` is `predict` for this network."""
     labels = np.array([sample.label for sample in samples])
     logits = look(samples)
     degraded = []
@@ -119,8 +119,16 @@ def calibrate_and_evaluate(
     probabilities = calibration.probability(logits)
     metrics = evaluate_with_auc_interval(labels, probabilities, calibration.threshold)
     metrics["ece_before"] = expected_calibration_error(labels, sigmoid(logits))
-    section = {**asdict(calibration), "images": metrics["images"]}
-    return calibration, probabilities, {"calibration": section, "metrics": metrics}
+    scores = [probabilities[labels == REAL], *map(calibration.probability, degraded)]
+    return (
+        calibration,
+        probabilities,
+        {
+            "calibration": {**asdict(calibration), "images": metrics["images"]},
+            "metrics": metrics,
+            SECTION: RealScores.of(scores).as_json(),
+        },
+    )
 
 
 def predict(
@@ -186,17 +194,3 @@ def _circumstances(libraries: tuple[str, ...]) -> dict:
         "python": platform.python_version(),
         "libraries": {name: metadata.version(name) for name in (*libraries, *_LIBRARIES)},
     }
-
-
-def code_revision() -> str | None:
-    """The commit of this repository, with "+" where files differ from it; None outside of git."""
-    folder = Path(__file__).resolve().parents[2]
-    try:
-        git = ["git", "-C", str(folder)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, check=True)
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.decode().strip() + ("+" if changes.stdout.strip() else "")

@@ -150,11 +150,11 @@ def use(family: Path, number: int) -> int:
 
 
 def new_dataset(root: Path, seed: int) -> Dataset:
-    """The new data: train|validate/real|fake, or just real|fake (one may be absent) or a CSV file,
-    of which a fifth of the groups validates."""
+    """The new data: train|validate/real|fake, or just real|fake or a CSV file, of which a fifth of
+    the groups validates. One class may be absent."""
     if root.is_dir() and any((root / name).exists() for name in CLASS_NAMES):
         return Dataset(root, *split_by_group(load_samples(root), VALIDATE_FRACTION, seed))
-    return load_dataset(root)
+    return load_dataset(root, both_classes=False)
 
 
 def choose_replay(new: list[Sample], old: list[Sample], fraction: float, seed: int) -> list[Sample]:

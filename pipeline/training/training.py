@@ -19,6 +19,7 @@ from pipeline.common.labels import FAKE, REAL
 from pipeline.common.machine import limit_libraries
 from pipeline.common.memory import keep_freed_memory
 from pipeline.common.out_of_memory import LEAST_TO_TRAIN, require_memory
+from pipeline.common.program import code_revision
 from pipeline.data.audit import audited_dataset
 from pipeline.data.dataset import Dataset, fingerprint, load_dataset, missing_class
 from pipeline.detectors.detector import WEIGHTS
@@ -32,7 +33,7 @@ from pipeline.feeding.teacher import teacher_of
 from pipeline.foreign import hub
 from pipeline.keras_engine import backend as keras_backend
 from pipeline.photos.faces import DEFAULT_MARGIN
-from pipeline.training.finishing import DetectorSpec, code_revision, finish_training
+from pipeline.training.finishing import DetectorSpec, finish_training
 from pipeline.training.for_hub import push_detector
 from pipeline.training.runs import close_run, open_run, read_history
 

@@ -236,6 +236,12 @@ _SETTINGS: dict[str, dict] = {
         "help": "group: a picture and its forgeries are cut and saved alike, so that nothing but "
         "the forgery tells them apart",
     },
+    "resolution": {
+        "type": positive_int,
+        "metavar": "PIXELS",
+        "help": "train on pictures shrunk to this side, which is faster; go on from the result at "
+        "full size with --init",
+    },
     "blocks": {
         "type": _blocks,
         "metavar": "N,…",
