@@ -48,7 +48,8 @@ def fit(head: nn.Linear, shown: Views, penalty: float, steps: int = 100) -> floa
     The penalty is `penalty` times the squared distance of the weights from what they were, on the
     scale of standardized features. `steps` is how many are taken at most.
     """
-    weight, bias = head.weight.detach().cpu().T, head.bias.detach().cpu()
+    # In double precision: rounded as float32 is, the loss misleads the search along a line.
+    weight, bias = head.weight.detach().cpu().double().T, head.bias.detach().cpu().double()
     mean, deviation = (value[:, None] for value in _moments(shown))
     held = weight * deviation
     learned = torch.cat([held, (bias + (weight * mean).sum(0))[None]]).requires_grad_(True)
@@ -64,8 +65,9 @@ def fit(head: nn.Linear, shown: Views, penalty: float, steps: int = 100) -> floa
         slope = torch.zeros_like(learned)
         constant = learned[-1].detach() - (scaled * mean).sum(0)
         for features, labels, share in shown:
+            features = features.double()
             logits = features @ scaled + constant
-            labels = labels.expand_as(logits)
+            labels = labels.double().expand_as(logits)
             each = binary_cross_entropy_with_logits(logits, labels, reduction="none")
             loss += float((share * each).sum())
             error = share * (logits.sigmoid() - labels)
@@ -74,7 +76,7 @@ def fit(head: nn.Linear, shown: Views, penalty: float, steps: int = 100) -> floa
         away = learned[:-1].detach() - held
         slope[:-1] += 2 * penalty * away
         learned.grad = slope
-        return torch.tensor(loss) + penalty * away.square().sum()
+        return torch.tensor(loss, dtype=torch.float64) + penalty * away.square().sum()
 
     optimizer.step(closure)
     closure()  # the last one may have been a step that was not taken
@@ -86,7 +88,7 @@ def fit(head: nn.Linear, shown: Views, penalty: float, steps: int = 100) -> floa
 
 
 def _moments(shown: Views) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each feature, (D,) both."""
+    """Mean and standard deviation of each feature, (D,) both in double precision."""
     count, total, squares = 0, 0.0, 0.0
     for features, *_ in shown:
         count += len(features)
@@ -94,4 +96,4 @@ def _moments(shown: Views) -> tuple[torch.Tensor, torch.Tensor]:
         squares = squares + features.double().square().sum(0)
     mean = total / count
     deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
-    return mean.float(), deviation.float() + 1e-6
+    return mean, deviation + 1e-6
