@@ -5,11 +5,12 @@
 # make lint     style, formatting, dead code and spelling
 # make bench    speed of scoring and training, against what else people use, in the same run
 # make release  pack the detectors for GitHub Releases: make release BASE_URL=https://…
-# make reproduce FACES=…  train EfficientNet-Lite0 again: is it as good as the shipped one?
+# make reproduce FACES=… NETWORK=…  train a detector again: is it as good as the shipped one?
 
 PYTHON ?= python3
 VENV ?= .venv
 FACES ?= ../shared/faces
+NETWORK ?= efficientnet_lite0
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
@@ -45,7 +46,7 @@ release: $(VENV)/scoring-is-installed
 	$(BIN)/python manage_detectors.py release --base-url $(BASE_URL)
 
 reproduce: $(VENV)/everything-is-installed
-	$(BIN)/python benchmarks/reproduce.py --data "$(FACES)"
+	$(BIN)/python benchmarks/reproduce.py --network $(NETWORK) --data "$(FACES)"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

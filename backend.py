@@ -8,7 +8,8 @@
 
 Each setting is an option or an environment variable, such as DETECTOR_PORT; the option counts where
 both are given. The token is a variable only. docs/service.md says how to run it behind nginx and
-others. Nothing of an upload is written to the disk or kept.
+others. Nothing of an upload is written to the disk or kept, except what
+visitors at this computer report as wrong, with --reports.
 Exit codes: 0 stopped by Ctrl-C; 2 wrong settings, unusable weights, or no port to listen at.
 """
 

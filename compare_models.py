@@ -23,8 +23,9 @@ detectors; benchmarks/leave_one_out.py trains and tests without each generator i
     cp -rl dataset/ without/ && rm -r without/*/fake/stylegan
     python train_meso.py --data without/ --output weights/meso4-without-stylegan
 
---record writes the mean AUC on unseen kinds into the detector.json and the model card of each
-detector that was trained here; the web page shows it.
+--record writes the mean AUC on unseen kinds, and what was called fake of each test set, into the
+detector.json and the model card of each detector that was trained here; the page and records of
+scoring show it. dataset/reported, of mark_wrong.py, is a test set too.
 
 If it was stopped, run the same command again: every score is kept in <output>/scores.sqlite.
 Exit codes: 0 all done; 1 something was broken and left out; 2 wrong use; 130 Ctrl-C.
@@ -60,7 +61,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="FILE.csv",
         help="which kinds each detector has seen (weights/kinds.csv)",
     )
-    add("--record", action="store_true", help="write the AUC on unseen kinds into the detectors")
+    add("--record", action="store_true", help="write what was measured into the detectors")
     add_option(parser, "DETECTOR")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     return parser
@@ -72,7 +73,7 @@ def main() -> int:
     from pipeline.comparison.comparison import compare  # these need seconds to import
     from pipeline.comparison.entries import find, read_training_data
     from pipeline.comparison.figures import draw_all
-    from pipeline.comparison.record import record_unseen
+    from pipeline.comparison.record import record_sets, record_unseen
     from pipeline.comparison.report import summary_table, write_report
     from pipeline.comparison.scores import score
 
@@ -89,8 +90,9 @@ def main() -> int:
     write_report(args.output, results, figures)
     print(summary_table(results))
     if args.record:
-        for sentence in record_unseen(inputs, scores, training_data, args.detectors):
-            print(sentence, file=sys.stderr)
+        for record in (record_unseen, record_sets):
+            for sentence in record(inputs, scores, training_data, args.detectors):
+                print(sentence, file=sys.stderr)
     print(f"The whole report: {args.output / 'index.html'}", file=sys.stderr)
     return 1 if results["failed"] else 0
 

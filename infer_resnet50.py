@@ -11,9 +11,10 @@
 
 Rows, verdicts and exit codes are those of infer_meso4.py.
 
-The detector is weights/resnet50, which train_resnet50.py writes. However it was tuned, scoring runs
-a single exported graph: a LoRA adapter costs nothing here, and neither torch nor timm is needed.
-On two cores it scores about 30 faces a second.
+The detector is weights/resnet50, which train_resnet50.py writes. The shipped one is weak, a start
+to go on from (docs/networks.md): infer_vit.py finds far more. However it was tuned, scoring runs a
+single exported graph: a LoRA adapter costs nothing here, and neither torch nor timm is needed. On
+two cores it scores about 30 faces a second.
 """
 
 from pipeline.common.command_line import run

@@ -20,7 +20,7 @@ networks disagree, look for yourself. The table shows both verdicts on a face in
 A photo without a face (`no face`) or one that cannot be read (`error`; the others are scored) has
 one row instead of two, with `model` and `agreement` empty, because no network has seen it.
 
-The detectors are weights/xception and weights/efficientnet_b0, or efficientnet_lite0 if that is the
+The detectors are weights/xception and weights/efficientnet_lite0, or efficientnet_b0 if that is the
 only one there; the first line says which. If one is missing, the other scores alone: the columns
 stay, and `agreement` is empty. --weights names a detector of either network to score alone; given
 twice, it names both. --threshold applies to both. If one detector was trained on whole pictures and
@@ -35,7 +35,8 @@ from pipeline.scoring.scoring_command import HOW_TO_GO_ON, score_photos, scoring
 
 XCEPTION = Network(("xception",), training="train_xception.py --data dataset/")
 EFFICIENTNET = Network(
-    ("efficientnet_b0", "efficientnet_lite0"), training="train_efficientnet.py --data dataset/"
+    ("efficientnet_lite0", "efficientnet_b0"),
+    training="train_efficientnet.py --architecture efficientnet_lite0 --data dataset/",
 )
 
 

@@ -3,6 +3,7 @@
     python score_cluster.py photos/ --output rows/ --workers 2                   this machine
     python score_cluster.py --list paths.txt --output rows/ --address auto       a Ray cluster
     python score_cluster.py s3://bucket/photos --output s3://bucket/rows --address auto --workers 64
+    python score_cluster.py photos/ --output rows/ --together none                 ViT alone
     python score_cluster.py photos/ --output rows/ --weights weights/efficientnet_lite0     faster
 
 Each worker holds the compiled detector and scores units of photos; each unit becomes a file
@@ -21,9 +22,10 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.common.command_line import positive_int, probability, run, script_parser
+from pipeline.common.errors import UserError
 from pipeline.common.machine import usable_cores
 from pipeline.detectors.fake_class import FakeLabels, add_option
-from pipeline.scoring.opening import open_detector
+from pipeline.scoring.opening import open_detector, with_companion
 
 
 def arguments():
@@ -39,6 +41,7 @@ def arguments():
     )
     add("--output", required=True, metavar="DIR", help="the folder of the parts, or its address")
     add("--weights", type=Path, action="append", metavar="DIR", help="default: weights/vit")
+    add("--together", metavar="DIR|none", help="as for infer_vit.py")
     add_option(parser)
     add("--workers", type=positive_int, default=usable_cores(), metavar="N")
     add("--cpus-per-worker", type=positive_int, default=1, metavar="N", help="default: 1")
@@ -46,6 +49,7 @@ def arguments():
     add("--address", metavar="ADDRESS", help="of a Ray cluster; auto: the one of this machine")
     add("--face", choices=("auto", "none"), help="as for infer_meso4.py")
     add("--threshold", type=probability, metavar="T")
+    add("--stability", action="store_true", help="as for infer_meso4.py, up to six times as slow")
     add("--batch-size", type=positive_int, default=32, metavar="N")
     args = parser.parse_args()
     if not args.sources and not args.list:
@@ -65,13 +69,22 @@ def main() -> int:
     weights = args.weights or [WEIGHTS / "vit"]
     detectors = [open_detector(path, fake_labels=labels) for path in weights]
     labels.require_used()
+    if len(detectors) == 1:
+        detectors = [with_companion(detectors[0], args.together, args.weights)]
+    elif args.together:
+        raise UserError(
+            "--together DIR scores with the mean of two: give --weights once, not twice."
+        )
+    members = detectors[0].members
     settings = Settings(
-        tuple(str(detector.folder.resolve()) for detector in detectors),
+        tuple(str(detector.folder.resolve()) for detector in members or detectors),
         args.output,
         args.face,
         args.threshold,
         args.batch_size,
         args.cpus_per_worker,
+        args.stability,
+        as_one=bool(members),
     )
     photos = list_photos(args.sources, args.list)
     total = Counter()

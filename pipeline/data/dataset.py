@@ -37,14 +37,17 @@ class Dataset:
     validate: list[Sample]
 
 
-def load_dataset(root: str | Path, fakes_in_train: bool = True) -> Dataset:
+def load_dataset(
+    root: str | Path, fakes_in_train: bool = True, both_classes: bool = True
+) -> Dataset:
     """Find the samples to train on and to validate with, in an order that is always the same.
 
     `root` is a folder with `train/` and `validate/` (also `valid`, `val`, `validation`), each with
     `real/` and `fake/`; upper and lower case are the same. Or it is a CSV file as in
     `load_samples`, whose column `split` says train or validate (rows that say test are left out);
     without that column a fifth of the groups validates. Without `fakes_in_train` there need be no
-    fakes to train on, and those that are there are left out.
+    fakes to train on, and those that are there are left out; without `both_classes` either may be
+    absent.
 
     Raises UserError when something is missing, a class is empty, or a group crosses the split.
     """
@@ -62,7 +65,7 @@ def load_dataset(root: str | Path, fakes_in_train: bool = True) -> Dataset:
     if not fakes_in_train:
         train = [sample for sample in train if sample.label == REAL]
     dataset = Dataset(root, train, validate)
-    if lacking := missing_class(dataset, fakes_in_train):
+    if both_classes and (lacking := missing_class(dataset, fakes_in_train)):
         split, name = lacking
         raise UserError(
             f"{root}: no {name} pictures to {split} with; "

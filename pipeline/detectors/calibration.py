@@ -198,6 +198,13 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -np.asarray(x, np.float64)))
 
 
+def logit(probability: np.ndarray) -> np.ndarray:
+    """What `sigmoid` makes this probability of, float64: -inf at 0, inf at 1, NaN beyond."""
+    probability = np.asarray(probability, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log(probability) - np.log1p(-probability)
+
+
 def _share(text: str, rule: str) -> float:
     try:
         share = float(text)

@@ -29,7 +29,7 @@ from pipeline.detectors.detector_values import (
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"  # the detector folders' place
 FORMAT = 1
 GRAPH = "model.onnx"
-NUMBERS = "model.numbers.bin"  # what is large in a graph with 8-bit weights, see eight_bits.py
+NUMBERS = "model.numbers.bin"  # what is large in a graph with 8-bit weights, see graph_weights.py
 INT8_GRAPH = ("model.int8.xml", "model.int8.bin")  # beside it, where precision.py found it good
 
 

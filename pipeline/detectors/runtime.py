@@ -31,8 +31,8 @@ class Runtime:
     training used. Computes on the CPU, with all its cores, in one of the `PRECISIONS`; or in 32-bit
     floats on an NVIDIA card, where `device` is "cuda", or "auto" and there are a card and
     onnxruntime. Where "auto" finds the card of no use it says why, once, on standard error, and
-    computes on the CPU. `checksum` is the graph's SHA-256 where the caller knows it. Raises
-    UserError where "cuda" is not to be had.
+    computes on the CPU. `precisions` is what it computes in, as a list of one. `checksum` is the
+    graph's SHA-256 where the caller knows it. Raises UserError where "cuda" is not to be had.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Runtime:
         checksum: str | None = None,
     ):
         session = _session_on_card(graph, device)
+        self.precisions = ["fp32 on an NVIDIA card" if session else precision]
         if session:
             self.logits = functools.partial(_cuda_logits, session, architecture)
             return
@@ -104,6 +105,7 @@ class _Mean:
             (Runtime.of(detector, device), detector.calibration.temperature)
             for detector in detectors
         ]
+        self.precisions = [each for runtime, _ in self._parts for each in runtime.precisions]
 
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         """As Runtime's."""

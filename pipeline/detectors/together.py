@@ -20,11 +20,9 @@ SECTION = "together"  # of the first one's detector.json: SHA-256 of the other's
 def together(first: Detector, second: Detector) -> Detector:
     """The pair, as the two were calibrated together. Raises UserError where they were not, or
     cannot see the same crop."""
-    sections = first.description.get(SECTION, {})
     try:
-        section = sections[second.description["files"][GRAPH]]
-        if section["temperatures"] != temperatures(first, second):
-            raise KeyError("temperatures")  # one of them was calibrated anew
+        graph = second.description["files"][GRAPH]
+        section = section_of(first.description, graph, temperatures(first, second))
         return paired(first, second, calibration_in(section))
     except KeyError:
         raise UserError(
@@ -39,20 +37,51 @@ def together(first: Detector, second: Detector) -> Detector:
         ) from None
 
 
+def section_of(first: dict, graph: str, temperatures: list[float]) -> dict:
+    """What the description of the first holds of it and the one with this graph, as one.
+
+    `graph` is a SHA-256, `temperatures` those of both now. Raises KeyError where they were not
+    calibrated together as they are, TypeError where the description is malformed.
+    """
+    section = first[SECTION][graph]
+    if section["temperatures"] != temperatures:
+        raise KeyError("temperatures")  # one of them was calibrated anew
+    return section
+
+
 def temperatures(*detectors: Detector) -> list[float]:
     """Those that their logits are divided by, on which the pair's calibration rests."""
     return [detector.calibration.temperature for detector in detectors]
 
 
 def companion_of(first: Detector, folder: Path = WEIGHTS) -> Detector | None:
-    """The detector in `folder` that `first` was calibrated with, though one of them may have been
-    calibrated anew since; None where there is none. Raises UserError where it is damaged."""
+    """The detector in `folder` that `first` was calibrated with, by its graph or else by its name,
+    though it may be another or calibrated anew since; None where there is none. Raises UserError
+    where it is damaged."""
     sections = first.description.get(SECTION, {})
+    named = companions(first)
+    found = None
     for file in sorted(folder.glob("*/detector.json")) if sections else ():
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            if json.loads(file.read_text(encoding="utf-8"))["files"][GRAPH] in sections:
+            description = json.loads(file.read_text(encoding="utf-8"))
+            if description["files"][GRAPH] in sections:
                 return load_detector(file.parent)
-    return None
+            if description["name"] in named:
+                found = found or file.parent
+    return load_detector(found) if found else None
+
+
+def companions(first: Detector) -> list[str]:
+    """The names of the detectors that `first` was calibrated with."""
+    sections = first.description.get(SECTION, {})
+    with contextlib.suppress(TypeError, AttributeError):
+        return sorted({section.get("name", "?") for section in sections.values()})
+    return []
+
+
+def joint_name(first: str, second: str) -> str:
+    """What the rows of the two as one call them."""
+    return f"{first}+{second}"
 
 
 def paired(first: Detector, second: Detector, calibration: Calibration) -> Detector:
@@ -68,7 +97,7 @@ def paired(first: Detector, second: Detector, calibration: Calibration) -> Detec
             )
     return replace(
         first,
-        name=f"{first.name}+{second.name}",
+        name=joint_name(first.name, second.name),
         calibration=calibration,
         members=(first, second),
         description=first.description | {"calibration": asdict(calibration)},

@@ -3,6 +3,7 @@
 Only folders made for the hub have it (manage_detectors.py for-hub).
 """
 
+from pipeline.detectors.detector import NUMBERS
 from pipeline.detectors.detector_values import ONNX, TIMM, TRANSFORMERS
 
 HEADING = "## Without the code of this project"
@@ -92,7 +93,8 @@ def _onnx(description: dict) -> str:
     fed = description["input"]
     resample = {"area": "BILINEAR", "nearest": "NEAREST"}[fed["resize"]]
     order = ".transpose(0, 3, 1, 2)" if fed["layout"] == "NCHW" else ""
-    needs = "`model.numbers.bin` beside it" if "weights_in" in description else "no other file"
+    beside = NUMBERS in description.get("files", ())
+    needs = f"`{NUMBERS}` beside it" if beside else "no other file"
     return f"""Neither timm nor transformers has such a network, but whatever runs ONNX runs its
 graph, which needs {needs}. With OpenVINO:
 

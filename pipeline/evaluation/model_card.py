@@ -26,6 +26,7 @@ from pipeline.evaluation.shares import wilson
 
 # Two colours that stay apart for colour-blind readers and in grey (Okabe & Ito).
 REAL_COLOUR, FAKE_COLOUR = "#0072B2", "#E69F00"
+REPORTED = "reported"  # the test set that mark_wrong.py collects
 # The first part of an architecture's name → the script that scores with it.
 _SCORING_SCRIPTS = {
     "xception": "infer_xception_efficientnet.py",
@@ -111,7 +112,7 @@ slightly optimistic.
 {metrics["ece"]:.3f} |
 
 ![ROC curve](roc.png) ![reliability diagram](reliability.png)
-{_unseen(metrics)}
+{_unseen(metrics)}{_test_sets(metrics, calibration["threshold"])}
 ## Verdicts
 
 * `fake`: a fake_probability of {calibration["threshold"]:.3f} or more. Threshold rule
@@ -181,6 +182,44 @@ def _unseen(metrics: dict) -> str:
 
 AUC {metrics["unseen_auc"]:.3f} (95 % interval {low:.3f}–{high:.3f}, DeLong), the mean over these
 test sets, measured on {measured["date"]}: {sets}.
+"""
+
+
+def _test_sets(metrics: dict, threshold: float) -> str:
+    """The section on each test set that was recorded with this threshold; empty where none was."""
+    sets = metrics.get("test_sets", {})
+    sets = {name: of for name, of in sets.items() if of["threshold"] == threshold}
+    if not sets:
+        return ""
+    rows = "\n".join(
+        f"| {name} | {of['kind']} | {_of(of['found'], of['fake'])} | "
+        f"{_of(of['called_fake'], of['real'])} | {of['date']} |"
+        for name, of in sets.items()
+    )
+    return f"""
+## Results on test sets
+
+| test set | kind | fakes found | real faces called fake | measured on |
+|---|---|---|---|---|
+{rows}
+{_reported(sets)}"""
+
+
+def _of(hits: int, number: int) -> str:
+    if not number:
+        return "–"
+    share = wilson(hits, number)
+    return f"{hits:,} of {number:,}: {share.value:.1%} ({share.low:.1%}–{share.high:.1%})"
+
+
+def _reported(sets: dict) -> str:
+    """On the set of reported wrong verdicts, which are no fair sample; empty without it."""
+    if REPORTED not in sets:
+        return ""
+    of = sets[REPORTED]
+    return f"""
+It was checked against {of["real"] + of["fake"]:,} reports of wrong verdicts (`{REPORTED}`), which
+are chosen for being hard.
 """
 
 

@@ -79,7 +79,8 @@ class Batches:
     Regularization Strategy to Train Strong Classifiers with Localizable Features", ICCV 2019).
     Only one of the two can be. Before that, a `teacher` gives its opinion (see teacher.py). For
     `self_blended` and `balance` see sampling.Epochs. Where `alike` is "group", pictures of one
-    group are changed by the same random numbers.
+    group are changed by the same random numbers. Where there is a `resolution`, `size` is that one,
+    to which all pictures are shrunk last.
 
     The attribute `batch_size` counts the pictures of one step in this process. Where several train
     together, each takes another part of the same order, its `share`. `workers` is how many threads
@@ -139,13 +140,18 @@ class Batches:
             labels = self._teacher(pixels, labels)
         if self._mixing:
             pixels, labels = self._mixed(epoch, numbers, pixels, labels)
-        return pixels, labels
+        return self._at_resolution(pixels), labels
 
     def as_scored(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Validation pictures and their labels."""
         samples = [self.validate[index] for index in indices]
         pixels = self._pool.map(lambda sample: self._inputs[sample.path], samples)
-        return np.stack(list(pixels)), np.array([[s.label] for s in samples], np.float32)
+        labels = np.array([[sample.label] for sample in samples], np.float32)
+        return self._at_resolution(np.stack(list(pixels))), labels
+
+    def _at_resolution(self, pixels: np.ndarray) -> np.ndarray:
+        size = self._recipe.resolution
+        return np.stack([resize(picture, size, "area") for picture in pixels]) if size else pixels
 
     def _augmented(self, epoch: int, number: int) -> np.ndarray:
         index = self.epochs.index(number)

@@ -16,6 +16,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from models import Architecture
+from pipeline.common.errors import UserError
 from pipeline.data.dataset import Dataset
 from pipeline.feeding.augmentation import Augmentation
 
@@ -41,9 +42,20 @@ class Recipe:
     cutmix: float = 0.0
     teacher: str | None = None  # a detector folder, see teacher.py
     alike: str = "none"  # or "group": pictures of one group are changed alike
+    resolution: int | None = None  # of the pictures, where smaller than the network's input
 
     def check(self, architecture: Architecture) -> None:
         """Raise UserError, at once, where this network cannot be trained so."""
+        size = architecture.input_size
+        if self.resolution and not (architecture.any_size and 32 <= self.resolution <= size):
+            raise UserError(
+                f"--resolution {self.resolution}: {architecture.name} can be trained on pictures "
+                + (
+                    f"of 32 to {size} pixels."
+                    if architecture.any_size
+                    else f"of {size} pixels only."
+                )
+            )
 
 
 @dataclass(frozen=True)

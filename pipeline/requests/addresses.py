@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _OWN_PATHS = ("api", "static", "samples", "healthz", "metrics", "openapi.json")
+_FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _HOST = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\]", re.IGNORECASE)
 _SEGMENT = re.compile(r"[A-Za-z0-9._~-]+")
 
@@ -50,6 +52,28 @@ def is_own_origin(origin: str, host: str, allowed: Iterable[Origin]) -> bool:
     """
     sent = parse_origin(origin)
     return sent is not None and (sent in allowed or sent == parse_origin(f"{sent.scheme}://{host}"))
+
+
+def is_local(scope: Scope) -> bool:
+    """Whether a request comes from this computer, and through no proxy that says so."""
+    headers = Headers(scope=scope)
+    client = (scope.get("client") or ("",))[0]
+    origin = headers.get("origin")
+    here = [client, _name_of(f"http://{headers.get('host', '')}")]
+    here += [_name_of(origin)] if origin else []
+    return not any(name in headers for name in _FORWARDED) and all(map(_is_loopback, here))
+
+
+def _name_of(origin: str) -> str:
+    parsed = parse_origin(origin)
+    return parsed.host if parsed else ""
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def split_list(text: str) -> list[str]:

@@ -21,6 +21,10 @@ _ROW = {
     "error": None,
     "declared": "camera",
     "declared_by": "EXIF Make and Model: Canon, Canon EOS 5D; not verified",
+    "stability": 1.0,
+    "fake_probability_low": 0.041,
+    "fake_probability_high": 0.083,
+    "reason": None,
 }
 _ANSWER = {
     "models": ["meso4"],
@@ -30,16 +34,37 @@ _ANSWER = {
 }
 _STRINGS = {"type": "array", "items": {"type": "string"}}
 _DATA_URIS = {"type": "array", "items": {"type": ["string", "null"]}}
+_PHOTOS = {
+    "files": {
+        "type": "array",
+        "items": {"type": "string", "format": "binary"},
+        "minItems": 1,
+        "description": "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or HEIC, told by content",
+    },
+    "sample": {
+        "type": "string",
+        "description": "the name of a sample photo instead",
+    },
+}
+_ANY_PHOTO = [{"required": ["files"]}, {"required": ["sample"]}]
 _MODEL = {
     "type": "array",
     "items": {"type": "string"},
-    "description": "names of installed models, or all; the recommended one unless given",
+    "description": "names of installed models, or all; the recommended one unless given. Two "
+    "networks that score as one are a model, too, named FIRST+SECOND",
     "example": ["meso4"],
 }
 _EXPLAIN = {
     "type": "boolean",
     "default": False,
-    "description": "add for each row what the network saw and its heat map, as data URIs",
+    "description": "add for each row what the network saw and its heat map, as data URIs; of two "
+    "networks as one, those of the first",
+}
+_STABILITY = {
+    "type": "boolean",
+    "default": False,
+    "description": "look again, after small changes, at each face near a threshold; a verdict that "
+    "does not hold becomes uncertain",
 }
 _PAGE = {
     "type": "boolean",
@@ -54,6 +79,7 @@ def _refusals(*statuses: int) -> dict:
         400: "the request is malformed, or names another server",
         401: "a token is needed",
         403: "another site's page has sent this",
+        404: "wrong verdicts are not collected here",
         408: "the photos did not arrive in time",
         413: "too many photos, or too large",
         415: "not multipart/form-data",
@@ -95,6 +121,10 @@ def _answered() -> dict:
     columns["declared_by"]["description"] = (
         "the field that says so, and whether a signature was verified"
     )
+    columns["stability"]["description"] = (
+        "share of changed copies of the face with the same verdict; null where there were none"
+    )
+    columns["reason"]["description"] = "why the verdict is uncertain, where it did not hold"
     row = _object({name: columns[name] for name in COMPARED_FIELDS}, FIELDS)
     photo = _object(
         {
@@ -133,22 +163,56 @@ SCORE: dict = {
     ),
     "responses": _ANSWERED | _refusals(400, 401, 403, 408, 413, 415, 422, 429, 503),
     "openapi_extra": _form(
-        {
-            "files": {
-                "type": "array",
-                "items": {"type": "string", "format": "binary"},
-                "minItems": 1,
-                "description": "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or HEIC, told by content",
+        _PHOTOS | {"model": _MODEL, "explain": _EXPLAIN, "stability": _STABILITY, "page": _PAGE},
+        anyOf=_ANY_PHOTO,
+    ),
+}
+RECORD: dict = {
+    "summary": "Score photos, and answer with a report to keep and its record",
+    "description": (
+        "A ZIP archive of report.html, to look at and print, and report.json, which "
+        "verify_report.py checks against the photos. Each photo needs a name of its own."
+    ),
+    "responses": {
+        200: {
+            "description": "report.html and report.json",
+            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    }
+    | _refusals(400, 401, 403, 408, 413, 415, 422, 429, 503),
+    "openapi_extra": _form(
+        _PHOTOS | {"model": _MODEL, "explain": _EXPLAIN, "stability": _STABILITY}, anyOf=_ANY_PHOTO
+    ),
+}
+REPORT: dict = {
+    "summary": "Report that the verdict on a face is wrong: it is kept, as mark_wrong.py does",
+    "description": (
+        "Only where the service was started with --reports DIR, and only for programs on its own "
+        "computer; others get 404. The photo is scored again, as the other fields say."
+    ),
+    "responses": {
+        200: {
+            "description": "where the face is kept",
+            "content": {
+                "application/json": {"schema": _object({"kept": {"type": "string"}}, ["kept"])}
             },
-            "sample": {
+        }
+    }
+    | _refusals(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
+    "openapi_extra": _form(
+        _PHOTOS
+        | {
+            "truth": {
                 "type": "string",
-                "description": "the name of a sample photo instead",
+                "enum": ["real", "fake"],
+                "description": "what is true of the face",
             },
+            "face": {"type": "integer", "minimum": 0, "default": 0},
             "model": _MODEL,
-            "explain": _EXPLAIN,
-            "page": _PAGE,
+            "stability": _STABILITY,
         },
-        anyOf=[{"required": ["files"]}, {"required": ["sample"]}],
+        required=["truth"],
+        anyOf=_ANY_PHOTO,
     ),
 }
 GENERATE: dict = {
@@ -160,12 +224,14 @@ GENERATE: dict = {
             "truncation": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.7},
             "model": _MODEL,
             "explain": _EXPLAIN,
+            "stability": _STABILITY,
             "page": _PAGE,
         }
     ),
 }
 MODELS: dict = {
-    "summary": "The installed models, the recommended one first, with what was measured of each",
+    "summary": "The installed models, the recommended one first, with what was measured of each; "
+    "`members` are the networks of those that score as one",
     "responses": _refusals(400, 401, 422),
 }
 HEALTH: dict = {"summary": "Whether the service runs", "responses": _refusals(422)}

@@ -2,7 +2,7 @@
 
 from starlette.requests import Request
 
-from pipeline.requests.api_description import GENERATE, SCORE
+from pipeline.requests.api_description import GENERATE, RECORD, REPORT, SCORE
 from pipeline.requests.uploads import Refusal, no_such_field
 
 
@@ -17,6 +17,8 @@ _SCORE, _GENERATE = _form_fields(SCORE), _form_fields(GENERATE)
 # form holds what all its buttons need; what asks for the results as HTML is for its script.
 FORM_FIELDS = {
     "/api/score": _SCORE,
+    "/api/record": _form_fields(RECORD),
+    "/api/report": _form_fields(REPORT),
     "/api/generate": _GENERATE,
     "/": {name: many for name, many in (_SCORE | _GENERATE).items() if name != "page"}
     | {"generate": False},

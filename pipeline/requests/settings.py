@@ -52,6 +52,10 @@ class Settings:
     generator: str = _setting(
         str(WEIGHTS / "stylegan3"), "the folder of the generator of faces, if there is one"
     )
+    reports: str = _setting(
+        "",
+        "the folder that keeps faces whose verdict a visitor at this computer reports as wrong",
+    )
     models_kept: int = _setting(3, "choices of detectors that stay in memory")
     max_files: int = _setting(16, "photos in one request")
     max_file_mb: float = _setting(20.0, "MB in one photo")

@@ -55,6 +55,20 @@ class Form(NamedTuple):
             raise Refusal(422, f"{name} must be true or false.")
         return text in _YES
 
+    def number(
+        self, name: str, kind: type, default: float, least: float, most: float
+    ) -> int | float:
+        """A number of this kind, int or float. Raises Refusal (422) where it is out of range."""
+        text = self.fields.get(name, [""])[-1].strip()
+        try:
+            value = kind(text) if text else kind(default)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most:
+            whole = "a whole number" if kind is int else "a number"
+            raise Refusal(422, f"{name} must be {whole} from {least} to {most}.")
+        return value
+
 
 class Places:
     """How many requests, and how many of their bytes, may be in memory at once.

@@ -1,10 +1,9 @@
 """Files of rows: written so that a killed run can go on, and read again.
 
-CSV, JSON Lines, Parquet and HTML hold the same columns in the same order.
+CSV, JSON Lines, Parquet, HTML and JSON hold the same columns in the same order.
 """
 
 import contextlib
-import dataclasses
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,22 +12,24 @@ from pathlib import Path
 from pipeline.common.errors import UserError
 from pipeline.common.files import atomic_write, set_aside
 from pipeline.photos.photo import Photo
+from pipeline.rows.continuing import Run, cut_back
 from pipeline.rows.formats import FORMATS, Csv, JsonLines, fields_in, not_rows, read_records
 from pipeline.rows.lock import OutputLock
 from pipeline.rows.parquet import import_pyarrow, read_parquet, write_parquet
+from pipeline.rows.record import is_record, photos_of, read_record, rows_of, write_record
 from pipeline.rows.rows import (
     COMPARED_FIELDS,
-    DECLARED_FIELDS,
     FIELDS,
     VIDEO_FIELDS,
     Row,
-    without_declared,
+    as_earlier,
+    lacking,
+    without,
 )
 from pipeline.rows.run_settings import (
     RunSettings,
     move_note,
     note_settings,
-    refuse_other_rows,
     refuse_other_settings,
 )
 from pipeline.rows.table import TableWriter, count
@@ -41,19 +42,22 @@ def open_output(
     resume: bool = False,
     fields: tuple[str, ...] = FIELDS,
     settings: RunSettings | None = None,
+    record: dict | None = None,
 ) -> RowWriter:
-    """Open `path`, which ends in .csv, .jsonl, .parquet or .html, for the rows of `models`.
+    """Open `path`, which ends in one of `SUFFIXES`, for the rows of `models`.
 
     `fields` are the columns: FIELDS, or COMPARED_FIELDS where `models` may be several. With the
     first row of a video, VIDEO_FIELDS are added to them, in the rows before as well. A file that an
-    earlier version began without DECLARED_FIELDS goes on without them, and that is said.
+    earlier version began without some of the LATER_FIELDS goes on without them, and that is said.
 
     A missing folder is made. With `resume`, the photos in the file are in `done`, except those
     that ended in an error and the last one, which may lack rows: their rows are removed, so that
     they are scored again. Without `resume`, an earlier file is kept as `<name>.bak`, or under the
-    next free number. Both is said on standard error. Parquet and HTML are written at the end; until
-    then the rows are in `.<name>.journal.jsonl` beside it, where `resume` finds them after kill -9.
-    `settings` say how the models score; they are noted beside the file.
+    next free number. Both is said on standard error. Parquet, HTML and JSON are written at the end;
+    until then the rows are in `.<name>.journal.jsonl` beside it, where `resume` finds them after
+    kill -9.
+    `settings` say how the models score; they are noted beside the file. `record` is what a record
+    says of the run (provenance.describe_run); .json needs it, and .html writes a record beside it.
     Without `path` the rows are shown as a table on standard output.
 
     Raises UserError where the ending is unknown, the file cannot be written, another run is writing
@@ -66,13 +70,13 @@ def open_output(
         return TableWriter(sys.stdout, models)
     path = Path(path)
     if path.suffix.lower() not in _WRITERS:
-        raise UserError(f"{path}: the output must end in .csv, .jsonl, .parquet or .html.")
+        raise UserError(f"{path}: the output must end in {SUFFIXES}.")
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: this is a folder or a device; --output must name a file.")
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as if_this_fails:
-            run = _Run(path, models, resume, settings, OutputLock(path))
+            run = Run(path, models, resume, settings, OutputLock(path), record)
             if_this_fails.callback(run.lock.release)
             writer = _WRITERS[path.suffix.lower()](run, fields)
             if settings:
@@ -92,24 +96,32 @@ def open_output(
     return writer
 
 
+def has_record(path: Path | None) -> bool:
+    """Whether `open_output` writes a record to this path, or beside it."""
+    return path is not None and Path(path).suffix.lower() in (".html", ".json")
+
+
 def read_rows(path: str | Path) -> Iterator[dict[str, str | int | float | bool | None]]:
-    """Read a .csv, .jsonl, .parquet or .html file of rows, one dict a row, in constant memory.
+    """Read a file of rows, which ends in one of `SUFFIXES`, one dict a row, in constant memory
+    but for .json.
 
     Its keys are `FIELDS`, or `COMPARED_FIELDS` where several networks have scored, and
-    `VIDEO_FIELDS` where there are videos; without `DECLARED_FIELDS` where an earlier version wrote
-    the file. HTML has the rows in its own order. Numbers are int
-    and float, what is empty is None. A last row that was cut off by kill -9 is left out. Raises
+    `VIDEO_FIELDS` where there are videos; without some of the `LATER_FIELDS` where an earlier
+    version wrote the file. HTML has the rows in its own order. Numbers are int and float, what is
+    empty is None. A last row that was cut off by kill -9 is left out. Raises
     UserError where the file is missing or not a file of rows.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in _WRITERS:
-        raise UserError(f"{path}: a file of rows ends in .csv, .jsonl, .parquet or .html.")
+        raise UserError(f"{path}: a file of rows ends in {SUFFIXES}.")
     try:
         if suffix == ".parquet":
             yield from read_parquet(path, _ALL_VARIANTS)
         elif suffix == ".html":
             yield from (row for _, row in _read_html(path))
+        elif suffix == ".json":
+            yield from (row for _, row in _read_json(path))
         else:
             form = FORMATS[suffix](fields_in(path))
             yield from (row for _, row in read_records(path, form))
@@ -117,21 +129,10 @@ def read_rows(path: str | Path) -> Iterator[dict[str, str | int | float | bool |
         raise UserError(f"{path}: this file cannot be read ({error.strerror}).") from error
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """What `open_output` was asked for, and the lock on its file."""
-
-    output: Path
-    models: Sequence[str]
-    resume: bool
-    settings: RunSettings | None
-    lock: OutputLock
-
-
 class _TextWriter(RowWriter):
     """Appends rows to a file that is readable at any moment: the output, or a `journal` of it."""
 
-    def __init__(self, run: _Run, fields: tuple[str, ...], journal: Path | None = None):
+    def __init__(self, run: Run, fields: tuple[str, ...], journal: Path | None = None):
         super().__init__()
         self._run = run
         self._path = path = journal or run.output
@@ -141,7 +142,7 @@ class _TextWriter(RowWriter):
         if run.resume and path.exists():
             if run.settings:
                 refuse_other_settings(run.output, run.settings)
-            self.done, self.retried = _cut_back(path, self._format, run)
+            self.done, self.retried = cut_back(path, self._format, run)
         else:
             if path.exists() and not _is_empty(path, self._format):
                 _set_aside(path)
@@ -198,7 +199,7 @@ class _JournalWriter(_TextWriter):
     older run; so resuming looks at the journal first.
     """
 
-    def __init__(self, run: _Run, fields: tuple[str, ...]):
+    def __init__(self, run: Run, fields: tuple[str, ...]):
         path = run.output
         journal = path.with_name(f".{path.name}.journal.jsonl")
         reopened = run.resume and path.exists() and not journal.exists()
@@ -234,7 +235,7 @@ class _JournalWriter(_TextWriter):
 
 
 class _ParquetWriter(_JournalWriter):
-    def __init__(self, run: _Run, fields: tuple[str, ...]):
+    def __init__(self, run: Run, fields: tuple[str, ...]):
         import_pyarrow()  # missing: better said now than after the scoring
         super().__init__(run, fields)
 
@@ -246,17 +247,22 @@ class _ParquetWriter(_JournalWriter):
         write_parquet(path, rows, self._format.fields)
 
 
-class _HtmlWriter(_JournalWriter):
-    """The journal has one column more, first: what the page shows of a photo, in its first row."""
+class _RecordWriter(_JournalWriter):
+    """The journal has one column more, first: what is noted of a photo, in its first row."""
 
-    def __init__(self, run: _Run, fields: tuple[str, ...]):
-        from pipeline.rows.html_report import PictureKeeper
+    def __init__(self, run: Run, fields: tuple[str, ...]):
+        from pipeline.rows.pictures import PictureKeeper
 
-        self._pictures = PictureKeeper()
+        if run.record is None and run.output.suffix.lower() == ".json":
+            raise ValueError("a record must say how its rows came to be")
+        self._pictures = PictureKeeper(with_facts=run.record is not None)
         super().__init__(run, (_PICTURE, *fields))
 
     def watch(self, photos: Iterable[Photo]) -> Iterable[Photo]:
         return self._pictures.watch(photos)
+
+    def note_heat_maps(self, files: dict[int, Path]) -> None:
+        self._pictures.note_heat_maps(files)
 
     def _records(self, rows: list[Row]) -> Iterable[dict]:
         pictures = itertools.chain([self._pictures.take(rows)], itertools.repeat(None))
@@ -265,12 +271,47 @@ class _HtmlWriter(_JournalWriter):
 
     def _read_back(self, path: Path, fields: tuple[str, ...] | None = None) -> Iterator[dict]:
         allowed = _variants(fields[1:]) if fields else _ALL_VARIANTS
-        return ({_PICTURE: picture} | row for picture, row in _read_html(path, allowed))
+        read = _read_json if path.suffix.lower() == ".json" else _read_html
+        return ({_PICTURE: picture} | row for picture, row in read(path, allowed))
+
+    def _write_finished(self, path: Path) -> None:
+        rows = (row for _, row in read_records(self._path, self._format))
+        with atomic_write(path, "wb") as file:
+            write_record(file, self._run.record, self._format.fields[1:], photos_of(rows))
+
+
+class _HtmlWriter(_RecordWriter):
+    """Writes a record as well, beside the page, where it is known how the rows came to be."""
+
+    def __init__(self, run: Run, fields: tuple[str, ...]):
+        self._beside = run.output.with_suffix(".json") if run.record else None
+        self._lock_beside = OutputLock(self._beside) if self._beside else None
+        try:
+            if self._beside and self._beside.exists() and not run.resume:
+                _set_aside(self._beside)
+            super().__init__(run, fields)
+        except BaseException:
+            self._let_go_beside()
+            raise
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self._let_go_beside()
 
     def _write_finished(self, path: Path) -> None:
         from pipeline.rows.html_report import write_report
 
-        write_report(path, self._path, self._format.fields[1:])
+        if self._beside:
+            if self._beside.exists() and not is_record(self._beside):
+                _set_aside(self._beside)
+            super()._write_finished(self._beside)
+        write_report(path, self._path, self._format.fields[1:], self._run.record, self._beside)
+
+    def _let_go_beside(self) -> None:
+        if self._lock_beside:
+            self._lock_beside.release()
 
 
 _WRITERS = {
@@ -278,82 +319,35 @@ _WRITERS = {
     ".jsonl": _TextWriter,
     ".parquet": _ParquetWriter,
     ".html": _HtmlWriter,
+    ".json": _RecordWriter,
 }
+SUFFIXES = ".csv, .jsonl, .parquet, .html or .json"
 _PICTURE = "picture"
 
 
 def _variants(fields: tuple[str, ...]) -> list[tuple[str, ...]]:
     now = [fields, fields + VIDEO_FIELDS]
-    return now + list(map(without_declared, now))
+    return now + [older for fields in now for older in as_earlier(fields)]
 
 
 _ALL_VARIANTS = _variants(FIELDS) + _variants(COMPARED_FIELDS)
 
 
-def _continued(path: Path, fields: tuple[str, ...], run: _Run) -> tuple[str, ...]:
+def _continued(path: Path, fields: tuple[str, ...], run: Run) -> tuple[str, ...]:
     """The `fields` as they stand in a file that is to be continued: with those of videos if they
     are there, and without those that an earlier version had not. To fill these with nothing would
     say of its photos that they declare nothing."""
     there = fields_in(path)
     if there[-len(VIDEO_FIELDS) :] == VIDEO_FIELDS:
         fields += VIDEO_FIELDS
-    if not set(DECLARED_FIELDS) <= set(there):
-        fields = without_declared(fields)
+    if missing := lacking(there):
+        fields = without(fields, missing)
         print(
             f"{run.output} was begun by an earlier version of this program and goes on without the "
-            f"columns {' and '.join(DECLARED_FIELDS)}; to have them, leave out --continue.",
+            f"columns {', '.join(missing)}; to have them, leave out --continue.",
             file=sys.stderr,
         )
     return fields
-
-
-def _cut_back(path: Path, form: Csv | JsonLines, run: _Run) -> tuple[set[str], int]:
-    """Leave in a file only the rows of photos that need no second look.
-
-    Returns the paths of these, and how many others ended in an error.
-    """
-    done = set()
-    errors = 0
-    with atomic_write(path, "wb") as kept:
-        kept.write(form.header)
-        for photo, records in _all_but_last(_photos(path, form, run)):
-            if any(row["verdict"] == "error" for _, row in records):
-                errors += 1
-            elif _models_in(records) not in (set(), set(run.models)):
-                raise _of_other_models(records, run)
-            else:
-                done.add(photo)
-                kept.writelines(text for text, _ in records)
-    return done, errors
-
-
-def _photos(
-    path: Path, form: Csv | JsonLines, run: _Run
-) -> Iterator[tuple[str, list[tuple[bytes, dict]]]]:
-    """Each photo with its records, which stand together; the last one may lack some."""
-    by_photo = itertools.groupby(read_records(path, form), key=lambda record: record[1]["path"])
-    for photo, group in by_photo:
-        records = list(group)
-        if not _models_in(records) <= set(run.models):
-            raise _of_other_models(records, run)
-        refuse_other_rows(run.output, (row for _, row in records), run.settings or {})
-        yield photo, records
-
-
-def _models_in(records: list[tuple[bytes, dict]]) -> set[str]:
-    return {row["model"] for _, row in records} - {None}
-
-
-def _of_other_models(records: list[tuple[bytes, dict]], run: _Run) -> UserError:
-    return UserError(
-        f"{run.output}: the rows in it are of the model "
-        f"{' and '.join(sorted(_models_in(records)))}, not {' and '.join(run.models)}; choose "
-        "another --output, or leave out --continue (the file is then kept as .bak)."
-    )
-
-
-def _all_but_last(items: Iterable) -> Iterator:
-    return (item for item, _next in itertools.pairwise(items))
 
 
 def _is_empty(path: Path, form: Csv | JsonLines) -> bool:
@@ -384,6 +378,16 @@ def _read_html(
                 picture = None
     except ValueError as error:
         raise not_rows(path, allowed[0], "its content") from error
+
+
+def _read_json(
+    path: Path, allowed: Sequence[tuple[str, ...]] = _ALL_VARIANTS
+) -> Iterator[tuple[dict | None, dict]]:
+    """The rows of a record with what is noted of each photo before it, as `_read_html`."""
+    record = read_record(path)
+    if record.columns not in allowed:
+        raise not_rows(path, allowed[0], "its list of columns")
+    yield from rows_of(record)
 
 
 def _holds(rows: Iterator[dict]) -> bool:

@@ -17,9 +17,10 @@ from pipeline.rows.rows import (
     COMPARED_FIELDS,
     FIELDS,
     FRACTIONS,
+    LATER_FIELDS,
     VIDEO_FIELDS,
     WHOLE_NUMBERS,
-    without_declared,
+    without,
 )
 
 _TRUTH_VALUES = ("false", "true")  # in CSV, as in JSON
@@ -28,7 +29,6 @@ _QUOTED = "\r\n\t;"  # signs for whose sake a field of CSV is quoted, besides , 
 # the wide signs begin one in East Asian versions); and the apostrophes that stand before it.
 _FORMULA = re.compile(r"('*)(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
 _BEGINNINGS = (b"path,face,", b'{"path":', b'{"picture":')  # of the first line of a file of rows
-_DECLARED_BY = (b",declared_by", b'"declared_by":')  # in it
 _LONGEST_RECORD = 1 << 16  # bytes; longer: a quote that others opened and nobody closed
 
 
@@ -126,12 +126,17 @@ def fields_in(path: Path) -> tuple[str, ...]:
     with open(path, "rb") as file:
         line = file.readline(_LONGEST_RECORD)
     first = line.rstrip()
-    of_videos = first.endswith(b",fake_share") or b'"fake_share":' in first
-    compared = b",agreement" in first if first.startswith(b"path,") else b'"agreement":' in first
-    fields = (COMPARED_FIELDS if compared else FIELDS) + (VIDEO_FIELDS if of_videos else ())
-    is_whole = line.endswith(b"\n") and first.startswith(_BEGINNINGS)  # not cut off by kill -9
-    is_older = is_whole and not any(name in first for name in _DECLARED_BY)
-    return without_declared(fields) if is_older else fields
+    column = b",%s" if first.startswith(b"path,") else b'"%s":'
+
+    def has(name: str) -> bool:
+        return column % name.encode() in first
+
+    fields = COMPARED_FIELDS if has("agreement") else FIELDS
+    fields += VIDEO_FIELDS if has("fake_share") else ()
+    if line.endswith(b"\n") and first.startswith(_BEGINNINGS):  # not cut off by kill -9
+        for later in LATER_FIELDS:
+            fields = fields if has(later[-1]) else without(fields, later)
+    return fields
 
 
 def read_records(path: Path, form: Csv | JsonLines) -> Iterator[tuple[bytes, dict]]:

@@ -12,134 +12,92 @@ import itertools
 import json
 import os
 import re
-import threading
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from datetime import date
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
-import cv2
 import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from pipeline.common.files import atomic_write
+from pipeline.common.files import atomic_write, sha256_of
 from pipeline.common.html_templates import TEMPLATES, environment
-from pipeline.photos.images import read_picture
-from pipeline.photos.photo import Photo, Picture
-from pipeline.photos.pixels import shrink, shrunk_size
-from pipeline.rows.rows import Row, by_face
+from pipeline.photos.pixels import shrunk_size
+from pipeline.rows.pictures import THUMBNAIL_SIDE, most_suspicious
+from pipeline.rows.record import now
+from pipeline.rows.rows import DECLARED_FIELDS, FRACTIONS, WHOLE_NUMBERS, Row, by_face
 from pipeline.rows.table import printable
 
-THUMBNAIL_SIDE = 200  # pixels of the longer side: about 8 kB a photo in the page
-JPEG_QUALITY = 70
 # The page for 5,000 photos has about 40 MB, which a browser shows in seconds. What lies behind has
 # a line without a picture: it is the least suspicious part.
 MOST_PICTURES = 5_000
+# The columns whose values are a word or a number; others hold sentences.
+_SHORT = ("verdict", "model", "agreement", *WHOLE_NUMBERS, *FRACTIONS)
 VERDICTS = ("fake", "uncertain", "real", "no face")
 
 
-class PictureKeeper:
-    """Makes thumbnails of photos while they are scored, and keeps them until their rows come."""
-
-    def __init__(self):
-        self._kept: dict[str, list[tuple[Photo, dict]]] = {}
-        self._lock = threading.Lock()  # photos are read in threads
-
-    def watch(self, photos: Iterable[Photo]) -> Iterator[Photo]:
-        """The same photos; each leaves a thumbnail here when it is read."""
-        for photo in photos:
-            yield photo if photo.error else photo._replace(read=self._reader(photo))
-
-    def take(self, rows: list[Row]) -> dict | None:
-        """The picture for the rows of a photo; of a video, its most suspicious frame.
-
-        `width` and `height` of the upright photo in pixels, `jpeg` in base64, `time` of the frame.
-        """
-        path = rows[0].path
-        with self._lock:
-            if all(row.frames is None for row in rows):
-                kept = self._kept.get(path, [])
-                frames = {None: kept.pop()[1]} if kept else {}
-                if not kept:
-                    self._kept.pop(path, None)
-            else:
-                kept = self._kept.pop(path, [])
-                frames = {photo.frame.time: picture for photo, picture in kept if photo.frame}
-        if not frames:
-            return None
-        of_frames = [row for row in rows if row.time in frames]
-        time = _most_suspicious(of_frames).time if of_frames else next(iter(frames))
-        return frames[time] | {"time": time}
-
-    def _reader(self, photo: Photo):
-        def read() -> Picture:
-            picture = photo.read() if photo.read else read_picture(photo.path)
-            small = thumbnail(picture.pixels)
-            with self._lock:
-                self._kept.setdefault(photo.path, []).append((photo, small))
-            return picture
-
-        return read
-
-
-def thumbnail(image: np.ndarray) -> dict:
-    """A small JPEG of a picture (H, W, 3) uint8 RGB: its `width`, `height` and `jpeg` in base64."""
-    height, width = image.shape[:2]
-    small = shrink(image, THUMBNAIL_SIDE)
-    settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    success, data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), settings)
-    if not success:
-        raise RuntimeError(f"OpenCV cannot encode a picture of shape {small.shape}")
-    return {"width": width, "height": height, "jpeg": base64.b64encode(data).decode()}
-
-
-def write_report(page: Path, journal: Path, fields: tuple[str, ...]) -> None:
+def write_report(
+    page: Path,
+    journal: Path,
+    fields: tuple[str, ...],
+    run: dict | None = None,
+    record: Path | None = None,
+) -> None:
     """Write the page, whole or not at all, from a journal: JSON Lines of a `picture` and `fields`.
 
-    In memory are three numbers a photo and one photo.
+    `run` is what `provenance.describe_run` says of the run, where that is known, and `record` the
+    file that holds the same as data. In memory are three numbers a photo and one photo.
     """
+    if record:
+        run = run | {"record": {"name": record.name, "sha256": sha256_of(record)}}
+    with open(journal, "rb") as file, atomic_write(page) as out:
+        out.writelines(report_parts(file, fields, run, page.absolute().parent))
+
+
+def report_parts(
+    journal: BinaryIO, fields: tuple[str, ...], run: dict | None, folder: Path | None
+) -> Iterator[str]:
+    """The page in parts. `folder` is where it will lie, for links to the photos; None: without."""
     keys, offsets, counts = array("d"), array("q"), Counter()
     models: dict[str, float] = {}  # → threshold
-    with open(journal, "rb") as file:
-        for offset, photo in _photos(file):
-            rows = photo.rows
-            keys.append(_sort_key(rows))
-            offsets.append(offset)
-            counts.update(photo.verdicts)
-            models |= {
-                row.model: row.threshold for row in rows if None not in (row.model, row.threshold)
-            }
+    for offset, photo in _photos(journal):
+        rows = photo.rows
+        keys.append(_sort_key(rows))
+        offsets.append(offset)
+        counts.update(photo.verdicts)
+        models |= {
+            row.model: row.threshold for row in rows if None not in (row.model, row.threshold)
+        }
     order = np.argsort(-np.asarray(keys), kind="stable")
     shown = int((np.asarray(keys) > _ERROR).sum())
-    with open(journal, "rb") as file, atomic_write(page) as out:
-        style, script = (
-            (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
-        )
-        photos = (_photo_at(file, offsets[number]) for number in order)
-        pictured = min(shown, MOST_PICTURES)
-        page_parts = _template().stream(
-            fields=fields,
-            folder=page.absolute().parent,
-            what=_noun(shown, "frames" in fields),
-            shown=shown,
-            pictured=pictured,
-            failed=len(keys) - shown,
-            # Each takes up the same photos where the one before has stopped.
-            with_picture=itertools.islice(photos, pictured),
-            without_picture=itertools.islice(photos, shown - pictured),
-            not_scored=photos,
-            verdicts=VERDICTS,
-            counts=counts,
-            models=models,
-            today=date.today().isoformat(),
-            policy=_policy(style, script),
-            style=style,
-            script=script,
-        )
-        out.writelines(page_parts)
+    style, script = (
+        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+    )
+    photos = (_photo_at(journal, offsets[number]) for number in order)
+    pictured = min(shown, MOST_PICTURES)
+    return _template().stream(
+        fields=fields,
+        folder=folder,
+        run=run,
+        what=_noun(shown, "frames" in fields),
+        shown=shown,
+        pictured=pictured,
+        failed=len(keys) - shown,
+        # Each takes up the same photos where the one before has stopped.
+        with_picture=itertools.islice(photos, pictured),
+        without_picture=itertools.islice(photos, shown - pictured),
+        not_scored=photos,
+        verdicts=VERDICTS,
+        counts=counts,
+        models=models,
+        made=now(),
+        policy=_policy(style, script),
+        style=style,
+        script=script,
+    )
 
 
 def read_report(page: Path) -> tuple[tuple[str, ...], Iterator[tuple[dict | None, list[dict]]]]:
@@ -163,20 +121,34 @@ def _read_photos(page: Path, fields: tuple[str, ...]) -> Iterator[tuple[dict | N
             data = re.match(r"<(?:article|p)[^>]* data-rows='([^']*)'", line)
             if data:
                 picture, rows = json.loads(html.unescape(data[1]))
-                jpeg = re.search('src="data:image/jpeg;base64,([A-Za-z0-9+/=]*)"', line)
                 if picture is not None:
-                    picture["jpeg"] = jpeg[1] if jpeg else ""
+                    _give_back_pixels(picture, line)
                 yield picture, [dict(zip(fields, row, strict=True)) for row in rows]
             ended = line == "</html>\n"
         if not ended:
             raise ValueError("its end is missing")
 
 
+def _give_back_pixels(picture: dict, line: str) -> None:
+    """Put the JPEGs that stand in a photo's line of a page where the journal had them."""
+
+    def jpegs(kind: str) -> list[str]:
+        return re.findall(f'<img {kind}[^>]* src="data:image/jpeg;base64,([^"]*)"', line)
+
+    if "width" in picture:
+        # (Without a class in the pages of earlier versions.)
+        picture["jpeg"] = next(iter(jpegs('(?:class="thumbnail" )?loading="lazy"')), "")
+    drawn = picture.get("heat_maps", [])
+    for each, jpeg in itertools.zip_longest(drawn, jpegs('class="heat-map"')[: len(drawn)]):
+        each["jpeg"] = jpeg or ""
+
+
 class _PhotoRows:
     """All that the journal holds of one photo or video, as the templates ask for it."""
 
     def __init__(self, records: list[dict]):
-        self.picture = records[0].pop("picture")
+        self.noted = records[0].pop("picture") or {}
+        self.picture = self.noted if "width" in self.noted else None
         self.records = [{k: v for k, v in record.items() if k != "picture"} for record in records]
         self.rows = [Row(**record) for record in self.records]
         self.path = self.rows[0].path
@@ -191,7 +163,7 @@ class _PhotoRows:
 
     @property
     def worst(self) -> Row:
-        return _most_suspicious(self._said)
+        return most_suspicious(self._said)
 
     @property
     def error(self) -> str:
@@ -200,12 +172,31 @@ class _PhotoRows:
 
     def data(self, fields: tuple[str, ...]) -> list:
         """What `read_report` gives back: the picture without its pixels, and the rows."""
-        picture = self.picture and {k: v for k, v in self.picture.items() if k != "jpeg"}
-        return [picture, [[record[name] for name in fields] for record in self.records]]
+        noted = {name: value for name, value in self.noted.items() if name != "jpeg"}
+        if "heat_maps" in noted:
+            noted["heat_maps"] = [
+                {name: value for name, value in each.items() if name != "jpeg"}
+                for each in noted["heat_maps"]
+            ]
+        return [noted or None, [[record[name] for name in fields] for record in self.records]]
 
     def faces(self) -> list[list[Row]]:
         """The rows of each face, a row a network; of a video, what sums it up comes first."""
         return by_face(sorted(self._said, key=lambda row: row.face is not None))
+
+    def columns(self, fields: tuple[str, ...]) -> list[str]:
+        """Of the columns, those that say something of it in a word or a number."""
+        return [
+            name
+            for name in fields
+            if name in _SHORT and any(record[name] is not None for record in self.records)
+        ]
+
+    @staticmethod
+    def sentences(record: dict) -> dict[str, str]:
+        """What a row says in sentences, by the names of its columns; what is said above is not."""
+        said = (*_SHORT, "path", *DECLARED_FIELDS)
+        return {name: text for name, text in record.items() if text and name not in said}
 
     @property
     def thumbnail_size(self) -> tuple[int, int]:
@@ -217,7 +208,7 @@ class _PhotoRows:
         scale = min(1, THUMBNAIL_SIDE / max(self.picture["width"], self.picture["height"]))
         shown = [row for row in self.rows if row.time == self.picture["time"]]
         for of_face in by_face(row for row in shown if row.left is not None):
-            row = _most_suspicious(of_face)
+            row = most_suspicious(of_face)
             left, top, right, bottom = (
                 round(side * scale, 1) for side in (row.left, row.top, row.right, row.bottom)
             )
@@ -287,10 +278,6 @@ def _sort_key(rows: list[Row]) -> float:
     return _NO_FACE if any(row.verdict == "no face" for row in rows) else _ERROR
 
 
-def _most_suspicious(rows: list[Row]) -> Row:
-    return max(rows, key=lambda row: -1 if row.fake_probability is None else row.fake_probability)
-
-
 def _template() -> jinja2.Template:
     """templates/report.html, with what it needs to write numbers and names of anyone's making."""
 
@@ -302,6 +289,7 @@ def _template() -> jinja2.Template:
     templates = environment()
     templates.filters |= {
         "class": lambda verdict: verdict.replace(" ", "-"),
+        "cell": _cell,
         "json": as_json,
         "own": Markup,  # text of this repository, which is not escaped
         "share": lambda share, digits: f"{share:.{digits}%}",
@@ -309,6 +297,13 @@ def _template() -> jinja2.Template:
         "thousands": "{:,}".format,
     }
     return templates.get_template("report.html")
+
+
+def _cell(value: str | int | float | bool | None) -> str:
+    """A value of a row, as short as one can read it."""
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _noun(photos: int, has_videos: bool) -> str:

@@ -19,6 +19,7 @@ class ModelSettings:
     face: str  # auto or none
     threshold: float  # 0…1
     version: str  # changes with the network and what is made of its output
+    stability: bool = False  # whether verdicts had to hold, see scoring/stability.py
 
 
 RunSettings = Mapping[str, ModelSettings]  # by the model's name
@@ -69,27 +70,31 @@ def refuse_other_settings(output: Path, settings: RunSettings) -> None:
         ) from error
     for name, now in settings.items():
         then = noted.get(name, now)
-        for field, what in _IN_WORDS.items():
+        for field in _IN_WORDS:
             if getattr(then, field) != getattr(now, field):
-                raise _refusal(output, what, getattr(then, field), getattr(now, field))
+                raise _refusal(output, field, getattr(then, field), getattr(now, field))
 
 
 def refuse_other_rows(output: Path, rows: Iterable[dict], settings: RunSettings) -> None:
-    """Raise UserError where rows of an output tell of another threshold or face mode."""
+    """Raise UserError where rows of an output tell of another threshold or face mode, or of
+    verdicts that had to hold."""
     for row in rows:
         models = [row["model"]] if row["model"] else settings  # a photo without a face has none
         for now in (settings[model] for model in models if model in settings):
             if row["threshold"] not in (None, now.threshold):
-                raise _refusal(output, _IN_WORDS["threshold"], row["threshold"], now.threshold)
+                raise _refusal(output, "threshold", row["threshold"], now.threshold)
             for face in _face_mode_in(row):
                 if face != now.face:
-                    raise _refusal(output, _IN_WORDS["face"], face, now.face)
+                    raise _refusal(output, "face", face, now.face)
+            if row.get("stability") is not None and not now.stability:
+                raise _refusal(output, "stability", True, False)
 
 
 _IN_WORDS = {
-    "threshold": "a threshold of {}",
-    "face": "--face {}",
-    "version": "a detector whose checksum is {:.12}…",
+    "threshold": "a threshold of {}".format,
+    "face": "--face {}".format,
+    "version": "a detector whose checksum is {:.12}…".format,
+    "stability": lambda on: "--stability" if on else "--no-stability",
 }
 
 
@@ -105,9 +110,10 @@ def _face_mode_in(row: dict) -> Iterator[str]:
         yield "none" if row["face_score"] is None else "auto"
 
 
-def _refusal(output: Path, what: str, then: float | str, now: float | str) -> UserError:
+def _refusal(output: Path, field: str, then: float | str, now: float | str) -> UserError:
+    what = _IN_WORDS[field]
     return UserError(
-        f"{output}: the rows in it were scored with {what.format(then)} and this run has "
-        f"{what.format(now)}; choose another --output, or leave out --continue (the file is then "
+        f"{output}: the rows in it were scored with {what(then)} and this run has "
+        f"{what(now)}; choose another --output, or leave out --continue (the file is then "
         "kept as .bak)."
     )

@@ -174,8 +174,11 @@ def _shortened(path: str, width: int) -> str:
 
 
 def _spread(of_face: list[Row]) -> str:
-    """What a line of the table says of a video after its path."""
+    """What a line of the table says after the path: whether a verdict held, or of a video."""
     row = of_face[0]
+    held = [f"{row.model}: {row.holding}" for row in of_face if row.holding]
+    if held:
+        return f" ({printable('; '.join(held) if len(of_face) > 1 else row.holding)})"
     if not row.frames:
         return ""
     if row.median is None or len(of_face) > 1:

@@ -1,6 +1,7 @@
 """Where rows go: what every output of them offers."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from pipeline.photos.photo import Photo
 from pipeline.rows.rows import Row
@@ -20,6 +21,10 @@ class RowWriter:
     def watch(self, photos: Iterable[Photo]) -> Iterable[Photo]:
         """The photos as they are to be scored, for an output that shows pictures of them."""
         return photos
+
+    def note_heat_maps(self, files: dict[int, Path]) -> None:
+        """The pictures that explain the rows that are written next, by the numbers of these, for an
+        output that shows them."""
 
     def write(self, rows: list[Row]) -> None:
         """Take all rows of one photo or video. When it returns, kill -9 can no longer undo them."""

@@ -26,11 +26,12 @@ import pyarrow.parquet
 from pipeline.common.errors import ImageError, UserError
 from pipeline.common.files import atomic_write
 from pipeline.common.machine import one_thread_for_opencv, usable_cores
-from pipeline.detectors.detector import load_detector
+from pipeline.detectors.detector import Detector, load_detector
+from pipeline.detectors.together import together
 from pipeline.photos.images import read_picture
 from pipeline.photos.photo import Photo, Picture
 from pipeline.rows.parquet import parquet_table, valid_utf8
-from pipeline.rows.rows import COMPARED_FIELDS, DECLARED_FIELDS, FIELDS, Row, without_declared
+from pipeline.rows.rows import COMPARED_FIELDS, FIELDS, Row, lacking, without
 from pipeline.scoring.cluster_listing import file_system
 from pipeline.scoring.scoring import Scorer
 
@@ -44,7 +45,7 @@ DEATHS = 2  # of workers, over one photo read by itself, until it is given up
 @dataclass(frozen=True)
 class Settings:
     """How photos are scored; the same for all workers. `detectors` are detector folders, seen
-    under these paths by every machine."""
+    under these paths by every machine; two that score `as_one` make one row a face."""
 
     detectors: tuple[str, ...]
     output: str
@@ -52,12 +53,19 @@ class Settings:
     threshold: float | None = None
     batch_size: int = 32
     cpus_per_worker: int = 1
-    declared: bool = True  # False: the parts were begun by a version without these columns
+    stability: bool = False  # see Scorer.look
+    as_one: bool = False
+    lacking: tuple[str, ...] = ()  # columns that the version had not which began the parts
 
     @property
     def fields(self) -> tuple[str, ...]:
-        fields = COMPARED_FIELDS if len(self.detectors) > 1 else FIELDS
-        return fields if self.declared else without_declared(fields)
+        several = len(self.detectors) > 1 and not self.as_one
+        return without(COMPARED_FIELDS if several else FIELDS, self.lacking)
+
+    def load(self) -> list[Detector]:
+        """What each face is scored with. Raises UserError where a folder is no longer there."""
+        detectors = [load_detector(Path(folder)) for folder in self.detectors]
+        return [together(*detectors)] if self.as_one else detectors
 
 
 def score(
@@ -70,7 +78,7 @@ def score(
     and `seconds` of a worker. Raises UserError.
     """
     parts = Parts(settings.output)
-    models = {load_detector(Path(folder)).name for folder in settings.detectors}
+    models = {detector.name for detector in settings.load()}
     missing = parts.without_done(photos, models)
     units = iter(lambda: list(itertools.islice(missing, part_size)), [])
     waves = iter(lambda: list(itertools.islice(units, max(1, WAVE // part_size))), [])
@@ -79,13 +87,13 @@ def score(
         if not parts.scored_before:
             raise UserError("There are no photos here.")
         return
-    if not parts.declared:
+    if parts.lacking:
         print(
             f"{settings.output} was begun by an earlier version of this program and goes on "
-            f"without the columns {' and '.join(DECLARED_FIELDS)}.",
+            f"without the columns {', '.join(parts.lacking)}.",
             file=sys.stderr,
         )
-        settings = replace(settings, declared=False)
+        settings = replace(settings, lacking=parts.lacking)
     with _ray(address, workers, settings.cpus_per_worker) as ray:
         for wave in itertools.chain([first], waves):
             items = [{"photos": [os.fsencode(path) for path in unit]} for unit in wave]
@@ -109,7 +117,7 @@ class Worker:
         one_thread_for_opencv()
         self._parts = Parts(settings.output)
         self._scorer = Scorer(
-            *(load_detector(Path(folder)) for folder in settings.detectors),
+            *settings.load(),
             face_mode=settings.face_mode,
             threshold=settings.threshold,
             batch_size=settings.batch_size,
@@ -120,7 +128,8 @@ class Worker:
     def __call__(self, item: dict) -> dict:
         paths = [os.fsdecode(path) for path in item["photos"]]
         start = time.perf_counter()
-        rows = score_unit(paths, self._scorer, self._parts, self._settings.fields)
+        settings = self._settings
+        rows = score_unit(paths, self._scorer, self._parts, settings.fields, settings.stability)
         verdicts = Counter(row.verdict for row in rows)
         return {
             "photos": len(paths),
@@ -131,7 +140,11 @@ class Worker:
 
 
 def score_unit(
-    paths: list[str], scorer: Scorer, parts: "Parts", fields: tuple[str, ...]
+    paths: list[str],
+    scorer: Scorer,
+    parts: "Parts",
+    fields: tuple[str, ...],
+    stability: bool = False,
 ) -> list[Row]:
     """Score the photos of a unit and write their part, if it is not there; the rows written now.
 
@@ -148,7 +161,7 @@ def score_unit(
         note["photo"] = None
     parts.write_note(paths, note)
     if note["begun"] == 1:
-        rows = [row for rows in scorer.score(map(_photo, paths)) for row in rows]
+        rows = [row for rows in scorer.score(map(_photo, paths), stability) for row in rows]
     else:
         rows = []
         for path in paths:
@@ -160,7 +173,7 @@ def score_unit(
                 rows.append(Row(path=path, verdict="error", error=sentence))
                 continue
             parts.write_note(paths, note | {"photo": path})
-            rows += next(scorer.score([_photo(path)]))
+            rows += next(scorer.score([_photo(path)], stability))
     parts.write(paths, rows, fields)
     return rows
 
@@ -171,7 +184,7 @@ class Parts:
     def __init__(self, output: str):
         # Both are known when without_done has begun.
         self.scored_before = 0  # photos
-        self.declared = True  # whether the parts have DECLARED_FIELDS
+        self.lacking: tuple[str, ...] = ()  # of today's columns
         self._output = output
         self._files, self._folder = file_system(output)
         try:
@@ -189,7 +202,7 @@ class Parts:
         for info in self._files.get_file_info(selector):
             if info.base_name.startswith("part-") and info.extension == "parquet":
                 if not done:
-                    self.declared = self._has_declared(info.path)
+                    self.lacking = self._lacking(info.path)
                 table = self._read(info.path)
                 others = set(table["model"].to_pylist()) - models - {None}
                 if others:
@@ -244,11 +257,11 @@ class Parts:
     def _note(self, unit: list[str]) -> str:
         return f"{self._notes}/{_name(unit)}.json"
 
-    def _has_declared(self, path: str) -> bool:
+    def _lacking(self, path: str) -> tuple[str, ...]:
         with contextlib.suppress(pyarrow.ArrowInvalid, OSError):  # which `_read` puts into words
             columns = pyarrow.parquet.read_schema(path, filesystem=self._files).names
-            return set(DECLARED_FIELDS) <= set(columns)
-        return True
+            return lacking(columns)
+        return ()
 
     def _read(self, path: str) -> pyarrow.Table:
         try:

@@ -95,19 +95,23 @@ class HeatMapFolder:
             raise self._refusal(folder, error) from None
         self._explainers = {detector.name: Explainer(detector) for detector in detectors}
 
-    def write(self, scored: Scored) -> None:
+    def write(self, scored: Scored) -> dict[int, Path]:
         """Write the pictures of a photo's faces, or of a video, each whole or not at all; one that
-        is there already is replaced. Raises UserError where that fails."""
-        for row, pixels in zip(scored.rows, scored.pixels, strict=True):
+        is there already is replaced. Returns those of faces by the numbers of their rows. Raises
+        UserError where that fails."""
+        written = {}
+        for number, (row, pixels) in enumerate(zip(scored.rows, scored.pixels, strict=True)):
             if pixels is not None:
                 [heat] = self._explainers[row.model].heat_maps(pixels[None])
-                picture = Image.fromarray(np.hstack([pixels, overlay(pixels, heat)]))
+                picture = Image.fromarray(beside(pixels, heat))
                 save = partial(picture.save, format="png", pnginfo=_noted(row))
                 self._save(picture_name(row), save)
+                written[number] = self._folder / picture_name(row)
         timeline = draw_timeline(scored.rows)
         if timeline:
             save = partial(timeline.savefig, format="png", dpi=100)
             self._save(timeline_name(scored.rows[0]), save)
+        return written
 
     def _save(self, name: str, save: Callable[[BinaryIO], None]) -> None:
         path = self._folder / name
@@ -137,6 +141,11 @@ def overlay(pixels: np.ndarray, heat: np.ndarray, opacity: float = 0.5) -> np.nd
     colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
     face = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return cv2.addWeighted(colours, opacity, face, 1 - opacity, 0)
+
+
+def beside(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A face and, on its right, itself under its heat map, (size, 2 size, 3); see `overlay`."""
+    return np.hstack([pixels, overlay(pixels, heat)])
 
 
 def picture_name(row: Row) -> str:
@@ -197,9 +206,15 @@ def _keras_network(detector: Detector, weights: Path):
     import keras
     import torch
 
+    from pipeline.detectors.graph_weights import unpack
+    from pipeline.keras_engine.state import load_state
+
     network = detector.architecture.build()
     with _weights_refused(detector, weights, ValueError, KeyError, OSError):
-        network.load_weights(weights)
+        if weights.name == GRAPH:
+            load_state(network, unpack(weights))
+        else:
+            network.load_weights(weights)
     network.trainable = False
     inside = keras.Model(network.input, [_last_keras_features(network), network.output])
 
@@ -252,7 +267,7 @@ def _torch_network(detector: Detector, weights: Path):
     from timm.models.vision_transformer import VisionTransformer
 
     from pipeline.foreign.library_formats import own_weights
-    from pipeline.torch_engine.eight_bits import unpack
+    from pipeline.torch_engine.weights import read_graph
 
     with torch.device("meta"):  # without values: what the file lacks could not be computed with
         network = detector.architecture.build()
@@ -260,7 +275,7 @@ def _torch_network(detector: Detector, weights: Path):
         detector, weights, SafetensorError, RuntimeError, OSError, KeyError, IndexError
     ):
         if weights.name == GRAPH:
-            state = unpack(weights)
+            state = read_graph(weights)
         else:
             state = own_weights(load_file(weights), detector.architecture, detector.description)
         network.load_state_dict(state, assign=True)

@@ -115,6 +115,41 @@ def open_detector(
     return detector
 
 
+def with_companion(first, other: str | None, weights: object):
+    """The detector, or the pair that it shall score in: with the detector folder `other`, with
+    none ("none"), or (None) with the one in weights/ that it was calibrated with, if any and if the
+    user named no `weights`. Where that is missing, another one or calibrated anew since, the first
+    scores alone, which is said; raises UserError where the user named the second."""
+    from pipeline.detectors.detector import WEIGHTS
+    from pipeline.detectors.together import companion_of, companions, together
+
+    if other == "none":
+        return first
+    if other:
+        return together(first, open_detector(Path(other)))
+    companion = companion_of(first) if not weights else None
+    if companion is None:
+        names = " or ".join(companions(first)) if not weights else ""
+        if names:
+            print(
+                f"{names}, with which {first.name} scores as one, is not in {WEIGHTS}. Scoring "
+                f"with {first.name} alone.",
+                file=sys.stderr,
+            )
+        return first
+    try:
+        pair = together(first, companion)
+    except UserError as error:
+        print(f"{error} Scoring with {first.name} alone.", file=sys.stderr)
+        return first
+    print(
+        f"Scoring with {first.name} and {companion.name} as one; --together none: with "
+        f"{first.name} alone.",
+        file=sys.stderr,
+    )
+    return pair
+
+
 def _from_the_hub(name: str) -> Path:
     try:
         from pipeline.foreign.hub import HUB, download

@@ -1,13 +1,15 @@
 """The scoring command, which every infer_<model>.py is: its arguments, and what they do."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from pipeline.common.command_line import positive_float, positive_int, probability, script_parser
 from pipeline.common.errors import UserError
 from pipeline.detectors.fake_class import add_option
-from pipeline.scoring.opening import Network, any_of, open_detector, open_detectors
+from pipeline.photos.photo import VIDEO_SUFFIXES
+from pipeline.scoring.opening import Network, any_of, open_detectors, with_companion
 
 HOW_TO_GO_ON = "With --output and --continue the next run goes on from here."  # of scoring
 
@@ -45,8 +47,9 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         "--output",
         type=Path,
         metavar="FILE",
-        help="write the rows to a .csv, .jsonl or .parquet file, or a page for the browser to an "
-        ".html file, instead of showing them",
+        help="write the rows to a .csv, .jsonl or .parquet file; or to an .html file, a page for "
+        "the browser, with a record in a .json file beside it; or only to such a .json file; "
+        "instead of showing them",
     )
     arguments.add_argument(
         "--continue",
@@ -65,6 +68,12 @@ def scoring_parser(script_docstring: str, *networks: Network) -> argparse.Argume
         type=probability,
         metavar="T",
         help="call a face fake at or above this fake_probability (default: the detector's own)",
+    )
+    arguments.add_argument(
+        "--stability",
+        action=argparse.BooleanOptionalAction,
+        help="score faces near a threshold again, after small changes such as JPEG 50; a verdict "
+        "that does not hold becomes uncertain (default: for a single photo)",
     )
     arguments.add_argument(
         "--explain",
@@ -100,9 +109,10 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     from pipeline.common.machine import one_thread_for_opencv
     from pipeline.common.memory import keep_freed_memory
     from pipeline.photos.inputs import find_photos
-    from pipeline.rows.files import open_output
+    from pipeline.rows.files import has_record, open_output
     from pipeline.rows.rows import COMPARED_FIELDS, FIELDS
     from pipeline.rows.table import Summary
+    from pipeline.scoring.provenance import describe_run
     from pipeline.scoring.scoring import Scorer
     from pipeline.scoring.video_rows import join
     from pipeline.videos.frames import Sampling, with_frames
@@ -111,30 +121,31 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     one_thread_for_opencv()
     detectors = open_detectors(args.weights, networks, args.fake_labels)
     if len(networks) == 1:
-        detectors = [_with_companion(detectors[0], args)]
+        detectors = [with_companion(detectors[0], args.together, args.weights)]
     heat_maps = None
     if args.explain:
         from pipeline.scoring.explanation import HeatMapFolder  # which needs a training framework
 
         heat_maps = HeatMapFolder(args.explain, detectors)
-    scorer = Scorer(
-        *detectors,
-        face_mode=args.face,
-        threshold=args.threshold,
-        device=args.device,
-        batch_size=args.batch_size,
-    )
+    options = {"face_mode": args.face, "threshold": args.threshold}  # what shapes rows
+    scorer = Scorer(*detectors, **options, device=args.device, batch_size=args.batch_size)
+    stability = _is_single_photo(args.paths) if args.stability is None else args.stability
+    options["stability"] = stability
+    sampling = Sampling(args.frames, args.every)
+    described = scorer.described(stability)
+    run = describe_run(described, options, sampling) if has_record(args.output) else None
     models = [detector.name for detector in detectors]
     fields = COMPARED_FIELDS if len(networks) > 1 else FIELDS
-    with open_output(args.output, models, args.resume, fields, scorer.settings) as output:
+    settings = scorer.settings(stability)
+    with open_output(args.output, models, args.resume, fields, settings, run) as output:
         photos = find_photos(args.paths)
         summary = Summary(models)
         try:
             missing = (photo for photo in photos if photo.path not in output.done)
-            pictures = output.watch(with_frames(missing, Sampling(args.frames, args.every)))
-            for scored in join(scorer.look(pictures), scorer.verdict):
+            pictures = output.watch(with_frames(missing, sampling))
+            for scored in join(scorer.look(pictures, stability), scorer.verdict):
                 if heat_maps:  # before the rows: --continue takes what has rows to be finished
-                    heat_maps.write(scored)
+                    output.note_heat_maps(heat_maps.write(scored))
                 output.write(scored.rows)
                 summary.add(scored.rows)
         finally:
@@ -144,26 +155,6 @@ def score_photos(args: argparse.Namespace, *networks: Network) -> int:
     return 1 if summary.errors else 0
 
 
-def _with_companion(first, args: argparse.Namespace):
-    """The detector, or the pair that it shall score in. Of two in weights/ of which one was
-    calibrated anew, the first alone; raises UserError where the user named the second."""
-    from pipeline.detectors.together import companion_of, together
-
-    if args.together == "none":
-        return first
-    if args.together:
-        return together(first, open_detector(Path(args.together)))
-    companion = companion_of(first) if args.weights is None else None
-    if companion is None:
-        return first
-    try:
-        pair = together(first, companion)
-    except UserError as error:
-        print(f"{error} Scoring with {first.name} alone.", file=sys.stderr)
-        return first
-    print(
-        f"Scoring with {first.name} and {companion.name} as one; --together none: with "
-        f"{first.name} alone.",
-        file=sys.stderr,
-    )
-    return pair
+def _is_single_photo(paths: list[str]) -> bool:
+    is_video = Path(paths[0]).suffix.lower() in VIDEO_SUFFIXES
+    return len(paths) == 1 and os.path.isfile(paths[0]) and not is_video

@@ -50,6 +50,32 @@ class HeatMaps:
 
         And a sentence for each detector that cannot be explained.
         """
+        found, notes = self._heat_of(detectors, scored)
+        explained = [Explained.nothing(one) for one in scored]
+        for pictures_of, one, heat_of in zip(explained, scored, found, strict=True):
+            for number, heat in heat_of.items():
+                pictures_of.seen[number] = pictures.preview(one.pixels[number])
+                pictures_of.heat_maps[number] = pictures.heat_map_picture(heat)
+        return explained, notes
+
+    def beside(
+        self, detectors: tuple[Installed, ...], scored: list[Scored]
+    ) -> list[dict[int, np.ndarray]]:
+        """For each photo, by the numbers of its rows, faces beside their heat maps, as a report
+        shows them (explanation.beside); only where `can_explain`."""
+        from pipeline.scoring.explanation import beside
+
+        found, _ = self._heat_of(detectors, scored)
+        return [
+            {number: beside(one.pixels[number], heat) for number, heat in heat_of.items()}
+            for one, heat_of in zip(scored, found, strict=True)
+        ]
+
+    def _heat_of(
+        self, detectors: tuple[Installed, ...], scored: list[Scored]
+    ) -> tuple[list[dict[int, np.ndarray]], list[str]]:
+        """For each photo the heat (S, S) of its faces by the numbers of their rows; and sentences
+        as of `draw`."""
         from pipeline.scoring.explanation import Explainer
 
         explainers, notes = {}, []
@@ -62,7 +88,7 @@ class HeatMaps:
                 log.warning("%s", error)
                 notes.append(f"Heat maps of {detector.name} cannot be drawn here.")
         self._explainers = explainers
-        explained = [Explained.nothing(one) for one in scored]
+        found: list[dict[int, np.ndarray]] = [{} for _ in scored]
         for detector, explainer in explainers.items():
             places = [
                 (photo, number, pixels)
@@ -73,7 +99,6 @@ class HeatMaps:
             if not places:
                 continue
             heat_maps = explainer.heat_maps(np.stack([pixels for *_, pixels in places]))
-            for (photo, number, pixels), heat in zip(places, heat_maps, strict=True):
-                explained[photo].seen[number] = pictures.preview(pixels)
-                explained[photo].heat_maps[number] = pictures.heat_map_picture(heat)
-        return explained, notes
+            for (photo, number, _), heat in zip(places, heat_maps, strict=True):
+                found[photo][number] = heat
+        return found, notes

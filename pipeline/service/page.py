@@ -1,8 +1,7 @@
-"""The page that visitors see, and what it may say of a face by what its detector was measured."""
+"""The page that visitors see: rendered from templates/."""
 
 import functools
 from pathlib import Path
-from typing import NamedTuple
 
 from fastapi.responses import HTMLResponse
 from markupsafe import Markup
@@ -13,25 +12,13 @@ from pipeline.photos.images import read_image
 from pipeline.requests.known_fields import FORM_FIELDS
 from pipeline.requests.settings import SAMPLES
 from pipeline.requests.uploads import Form, Refusal, read_form
-from pipeline.rows.rows import Row, by_face
 from pipeline.service import pictures
 from pipeline.service.heat_maps import NO_EXPLAINER, can_explain
-from pipeline.service.installed import NO_DETECTOR, Installed
-from pipeline.service.service import Answer, Service, Shown, unless_gone
+from pipeline.service.installed import NO_DETECTOR
+from pipeline.service.results import WORDS, results_of
+from pipeline.service.service import Answer, Service, unless_gone
 
 THUMBNAIL_SIDE = 160
-WORDS = {"fake": "Looks fake", "real": "Looks real", "uncertain": "Undecided"}
-
-
-class Judgement(NamedTuple):
-    """What one detector says of one face."""
-
-    row: Row
-    detector: Installed
-    word: str
-    meaning: list[str]
-    seen: str | None
-    heat_map: str | None
 
 
 class Page:
@@ -39,7 +26,7 @@ class Page:
 
     def __init__(self, templates: Path, service: Service):
         pages = environment(templates)
-        pages.filters["percent"] = lambda share: f"{share:.0%}".replace("%", " %")
+        pages.filters["percent"] = _percent
         self._index = pages.get_template("index.html")
         self._results = pages.get_template("results.html")
         self._service = service
@@ -50,23 +37,27 @@ class Page:
             root=request.scope["root_path"],
             detectors=self._service.installed(),
             no_detector=NO_DETECTOR,
+            why_alone=self._service.why_alone(),
             samples=self._service.samples(),
             settings=self._service.settings,
             heat_maps_note="" if can_explain() else NO_EXPLAINER,
-            results=self.results(answer) if answer else "",
+            words=WORDS,
+            results=self.results(answer, loaded=True) if answer else "",
+            notes=answer.notes if answer else [],
+            title=self._title(answer, error),
             error=error,
         )
 
-    def results(self, answer: Answer) -> Markup:
-        """The part of the page that shows an answer."""
-        detectors = {detector.name: detector for detector in answer.detectors}
-        photos = [(photo, _judgements(photo, detectors)) for photo in answer.photos]
-        rendered = self._results.render(photos=photos, notes=answer.notes)
-        return Markup(rendered)
+    def results(self, answer: Answer, loaded: bool = False, takes_reports: bool = False) -> Markup:
+        """The part of the page that shows an answer; `loaded`: in a page that a browser loads for
+        it, so that its reader is taken to it; `takes_reports`: that a verdict is wrong."""
+        shown = {"results": results_of(answer), "loaded": loaded, "takes_reports": takes_reports}
+        return Markup(self._results.render(shown))
 
-    def as_json(self, answer: Answer, form: Form) -> dict:
+    def as_json(self, answer: Answer, form: Form, takes_reports: bool = False) -> dict:
         """The API's answer; where the page's script asks for it, with `html` to show."""
-        html = {"html": self.results(answer)} if form.flag("page") else {}
+        asked = form.flag("page")
+        html = {"html": self.results(answer, takes_reports=takes_reports)} if asked else {}
         return answer.as_json() | html
 
     async def answer(self, request: Request) -> HTMLResponse:
@@ -83,6 +74,14 @@ class Page:
             page = self.render(request, error=refusal.sentence)
             return HTMLResponse(page, refusal.status, headers)
 
+    @staticmethod
+    def _title(answer: Answer | None, error: str) -> str:
+        """What a page that is loaded for an answer is called, before its usual name."""
+        if error:
+            return "Not checked"
+        results = results_of(answer) if answer else []
+        return "; ".join(f"{result.photo.name}: {result.words}" for result in results)
+
     def thumbnail(self, sample: str) -> bytes:
         """A small JPEG of a sample photo. Raises Refusal (404) where there is none of that name."""
         if sample not in self._service.samples():
@@ -95,50 +94,6 @@ def _thumbnail(sample: str) -> bytes:
     return pictures.jpeg(read_image(SAMPLES / sample), THUMBNAIL_SIDE)
 
 
-def _judgements(photo: Shown, detectors: dict[str, Installed]) -> list[list[Judgement]]:
-    """What the detectors say of each face, face by face."""
-    pictures_of = {
-        id(row): pair for row, *pair in zip(photo.rows, photo.seen, photo.heat_maps, strict=True)
-    }
-    return [
-        [
-            Judgement(
-                row,
-                detectors[row.model],
-                WORDS[row.verdict],
-                meaning(row, detectors[row.model]),
-                *pictures_of[id(row)],
-            )
-            for row in rows
-            if row.fake_probability is not None
-        ]
-        for rows in by_face(photo.rows)
-    ]
-
-
-def meaning(row: Row, detector: Installed) -> list[str]:
-    """Sentences on what a verdict is worth, from what was measured of its detector."""
-    fpr_percent = round((1 - detector.recall_real) * 100)
-    found = round(detector.recall_fake * 100)
-    missed = round(detector.missed_fakes * 100)
-    sentences = {
-        "fake": [
-            f"Of 100 real faces that tested it, about {fpr_percent} scored high enough to be "
-            "called fake, too.",
-        ],
-        "real": [
-            f"Of 100 fakes of the kinds it was trained on, about {missed} scored low enough to be "
-            "called real, too. A fake made in a way it has not learned may well be among them.",
-        ],
-        "uncertain": [
-            f"Too high for most real faces, too low to call it fake: it catches about {found} of "
-            "100 fakes of the kinds it was trained on, and many of the others end up here.",
-        ],
-    }[row.verdict]
-    side = max(row.right - row.left, row.bottom - row.top)
-    if side < detector.input_size / 2:
-        sentences.append(
-            f"The face is only {side} pixels large and the detector looks at "
-            f"{detector.input_size}: soft faces look to it like what generators make."
-        )
-    return sentences
+def _percent(share: float) -> str:
+    """A share 0…1 in words; of small ones, as of real faces called fake, a figure more."""
+    return f"{share:.{0 if share >= 0.1 else 1}%}".replace("%", " %")

@@ -1,6 +1,7 @@
 """The routes of the web service, and what answers them."""
 
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -12,14 +13,22 @@ from starlette.exceptions import HTTPException
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from pipeline.requests.addresses import BelowRoot, root_path, trusted_proxies
-from pipeline.requests.api_description import GENERATE, HEALTH, METRICS, MODELS, SCORE
+from pipeline.requests.api_description import (
+    GENERATE,
+    HEALTH,
+    METRICS,
+    MODELS,
+    RECORD,
+    REPORT,
+    SCORE,
+)
 from pipeline.requests.guard import Guard, refused
 from pipeline.requests.known_fields import FORM_FIELDS, form_only
 from pipeline.requests.settings import Settings
-from pipeline.requests.uploads import Refusal, read_form
+from pipeline.requests.uploads import Form, Refusal, read_form
 from pipeline.service.installed import check_installed
 from pipeline.service.page import Page
-from pipeline.service.service import Answer, Service, unless_gone
+from pipeline.service.service import Service, unless_gone
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,12 +83,27 @@ def create_app(settings: Settings) -> FastAPI:
     async def score_without_javascript(request: Request) -> Response:
         return await page.answer(request)
 
-    async def answered(request: Request, work: Callable[..., Awaitable[Answer]]) -> JSONResponse:
+    async def answered(request: Request, work: Callable[[Form], Awaitable[Response]]) -> Response:
+        """What `work` makes of the form of a request."""
         with service.places.take() as place:
             known = FORM_FIELDS[request.scope["route"].path]
             form = await read_form(request, settings, place, known)
-            answer = await unless_gone(request, work(form, form.flag("page")))
-            return JSONResponse(page.as_json(answer, form))
+            return await unless_gone(request, work(form))
+
+    async def score_form(form: Form, takes_reports: bool) -> Response:
+        answer = await service.score_form(form, form.flag("page"))
+        return JSONResponse(page.as_json(answer, form, takes_reports))
+
+    async def record_form(form: Form) -> Response:
+        name = {"Content-Disposition": 'attachment; filename="record.zip"'}
+        return Response(await service.record_form(form), 200, name, "application/zip")
+
+    async def generate_form(form: Form) -> Response:
+        answer = await service.generate_form(form, form.flag("page"))
+        return JSONResponse(page.as_json(answer, form))
+
+    async def report_form(form: Form) -> Response:
+        return JSONResponse({"kept": str(await service.report_form(form))})
 
     @app.get("/samples/{name}", include_in_schema=False)
     def sample(name: str) -> Response:
@@ -88,12 +112,23 @@ def create_app(settings: Settings) -> FastAPI:
     api = APIRouter(dependencies=[Depends(form_only)])
 
     @api.post("/api/score", **SCORE)
-    async def score(request: Request) -> JSONResponse:
-        return await answered(request, service.score_form)
+    async def score(request: Request) -> Response:
+        work = functools.partial(score_form, takes_reports=service.takes_reports(request))
+        return await answered(request, work)
+
+    @api.post("/api/record", response_class=Response, **RECORD)
+    async def record(request: Request) -> Response:
+        return await answered(request, record_form)
+
+    @api.post("/api/report", **REPORT)
+    async def report(request: Request) -> Response:
+        if not service.takes_reports(request):
+            raise Refusal(404, "Wrong verdicts are not collected here; mark_wrong.py does that.")
+        return await answered(request, report_form)
 
     @api.post("/api/generate", **GENERATE)
-    async def generate(request: Request) -> JSONResponse:
-        return await answered(request, service.generate_form)
+    async def generate(request: Request) -> Response:
+        return await answered(request, generate_form)
 
     @api.get("/api/models", **MODELS)
     async def models() -> list[dict]:

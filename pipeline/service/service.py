@@ -1,11 +1,13 @@
 """The web service behind its routes: photos of a form in, rows and pictures out."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -14,14 +16,16 @@ import numpy as np
 from starlette.requests import Request
 
 from pipeline.common.errors import ImageError, UserError
+from pipeline.common.program import this_program
 from pipeline.photos.images import PHOTO_SUFFIXES, read_picture
 from pipeline.photos.photo import Photo, Picture
+from pipeline.requests.addresses import is_local
 from pipeline.requests.metrics import Metrics
 from pipeline.requests.settings import SAMPLES, Settings
 from pipeline.requests.uploads import GONE, Form, Places, Refusal, Upload
 from pipeline.rows.rows import COMPARED_FIELDS, FIELDS, Row
-from pipeline.scoring.scoring import Scored
-from pipeline.service import pictures
+from pipeline.scoring.scoring import Scored, Scorer
+from pipeline.service import pictures, records
 from pipeline.service.heat_maps import NO_EXPLAINER, Explained, HeatMaps, can_explain
 from pipeline.service.installed import (
     NO_DETECTOR,
@@ -29,10 +33,12 @@ from pipeline.service.installed import (
     LoadedScorers,
     find_installed,
     find_left_out,
+    why_alone,
 )
 from pipeline.service.work_queue import WorkQueue
 
 BATCH = 32  # photos that are scored together
+MOST_FACES = 10_000  # in a photo
 log = logging.getLogger("uvicorn.error")
 Result = TypeVar("Result")
 
@@ -59,20 +65,29 @@ class Shown(NamedTuple):
     heat_maps: list[str | None]
 
 
-class Answer(NamedTuple):
-    """What a request has brought; `notes` are sentences on what could not be done."""
+class Choice(NamedTuple):
+    """How photos are to be looked at: by which detectors, whether with heat maps, and whether with
+    `stability`, which tries if the verdicts hold."""
 
     detectors: tuple[Installed, ...]
-    photos: list[Shown]
-    notes: list[str]
+    explain: bool
+    stability: bool
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The columns of the rows, as of the scoring commands."""
         return COMPARED_FIELDS if len(self.detectors) > 1 else FIELDS
 
+
+class Answer(NamedTuple):
+    """What a request has brought; `notes` are sentences on what could not be done."""
+
+    choice: Choice
+    photos: list[Shown]
+    notes: list[str]
+
     def rows(self) -> list[dict]:
-        return [row.as_dict(self.fields) for photo in self.photos for row in photo.rows]
+        return [row.as_dict(self.choice.fields) for photo in self.photos for row in photo.rows]
 
     def as_json(self) -> dict:
         """What /api/score answers; pictures only where they were asked for."""
@@ -92,7 +107,7 @@ class Answer(NamedTuple):
                 described["heat_maps"] = photo.heat_maps
             photos.append(described)
             first += len(photo.rows)
-        models = [detector.name for detector in self.detectors]
+        models = [detector.name for detector in self.choice.detectors]
         return {"models": models, "rows": self.rows(), "photos": photos, "notes": self.notes}
 
 
@@ -111,7 +126,10 @@ class Service:
         self._heat_maps = HeatMaps()
         for folder in find_left_out(self._weights):
             log.warning("%s does not say how well it does, so it is not offered", folder)
+        if alone := self.why_alone():
+            log.warning("%s", alone)
         self._generator: Any = None
+        this_program()  # for records, which name the code that was started
 
     def close(self) -> None:
         self._scoring.close()
@@ -120,17 +138,23 @@ class Service:
     def installed(self) -> list[Installed]:
         return find_installed(self._weights)
 
+    def why_alone(self) -> str:
+        """A sentence where the recommended detector should score with another one and cannot."""
+        return why_alone(self._weights)
+
     def samples(self) -> list[str]:
         """The names of the sample photos."""
         return sorted(
             path.name for path in SAMPLES.glob("*.*") if path.suffix.lower() in PHOTO_SUFFIXES
         )
 
-    def choose(self, asked: Sequence[str]) -> tuple[Installed, ...]:
-        """The detectors that a form asks for: by name, "all", or the recommended one if none.
+    def choose(self, form: Form) -> Choice:
+        """What a form asks for. Raises Refusal: 422 for what cannot be, 503 without detectors."""
+        detectors = self._choose(form.fields.get("model", []))
+        return Choice(detectors, form.flag("explain"), form.flag("stability"))
 
-        Raises Refusal: 422 for an unknown name, 503 where no detector is installed.
-        """
+    def _choose(self, asked: Sequence[str]) -> tuple[Installed, ...]:
+        """The detectors of these names, all for "all", or the recommended if there are none."""
         installed = self.installed()
         if not installed:
             raise Refusal(503, NO_DETECTOR)
@@ -146,36 +170,106 @@ class Service:
 
     async def score_form(self, form: Form, with_preview: bool) -> Answer:
         """Score a form's photos, and the sample photos that it names, with the models it names."""
-        uploads = form.uploads + self._sample_uploads(form.fields.get("sample", []))
-        if not uploads:
-            raise Refusal(422, "There is no photo in the request; choose at least one.")
-        photos = [
-            _Asked(upload.name, lambda upload=upload: self._decode(upload)) for upload in uploads
-        ]
-        detectors = self.choose(form.fields.get("model", []))
-        return await self.score(photos, detectors, form.flag("explain"), with_preview)
+        photos = [self._asked(upload) for upload in self._uploads(form)]
+        return await self.score(photos, self.choose(form), with_preview)
 
-    async def score(
-        self,
-        photos: list["_Asked"],
-        detectors: tuple[Installed, ...],
-        explain: bool,
-        with_preview: bool,
-    ) -> Answer:
+    async def record_form(self, form: Form) -> bytes:
+        """Score a form's photos as `score_form` does: a ZIP archive with their report and record.
+
+        Raises Refusal (422) where two of them have the same name, or heat maps cannot be had.
+        """
+        uploads, choice = self._uploads(form), self.choose(form)
+        names = [upload.name for upload in uploads]
+        for name in names:
+            if names.count(name) > 1:
+                raise Refusal(422, f"Two photos are called {name}; give each a name of its own.")
+        if choice.explain and not can_explain():
+            raise Refusal(422, NO_EXPLAINER)
+        async with self._in_time() as given_up:
+            looks = [_Look(self._asked(upload), False, given_up) for upload in uploads]
+            looked = await self._look(looks, choice)
+            drawn = [{} for _ in uploads]
+            if choice.explain:
+                draw = partial(self._heat_maps.beside, choice.detectors, looked.photos)
+                drawn = await self._slow.run(object(), draw)
+            # Each is decoded again, since the pictures of all would take too much memory.
+            photos = (
+                records.photo_of(upload.content, one.rows, partial(self._decode, upload), heat_maps)
+                for upload, one, heat_maps in zip(uploads, looked.photos, drawn, strict=True)
+            )
+            return await self._slow.run(
+                object(),
+                lambda: records.archive(looked.scorer, choice.stability, choice.fields, photos),
+            )
+
+    def takes_reports(self, request: Request) -> bool:
+        """Whether this visitor may report that a verdict is wrong."""
+        return bool(self.settings.reports) and is_local(request.scope)
+
+    async def report_form(self, form: Form) -> Path:
+        """Keep the face of a form's photo whose verdict is not the form's `truth`; where it is now.
+
+        Raises Refusal (422) where there is nothing to report.
+        """
+        uploads, choice = self._uploads(form), self.choose(form)
+        if len(uploads) > 1:
+            raise Refusal(422, "A report is about one photo; send that alone.")
+        [upload] = uploads
+        face = form.number("face", int, 0, 0, MOST_FACES)
+        truth = form.fields.get("truth", [""])[-1]
+        async with self._in_time() as given_up:
+            looked = await self._look([_Look(self._asked(upload), False, given_up)], choice)
+            rows = [row.as_dict(choice.fields) for row in looked.photos[0].rows]
+            folder = Path(self.settings.reports)
+            return await self._slow.run(
+                object(),
+                lambda: records.keep_wrong(rows, upload, face, truth, choice.detectors, folder),
+            )
+
+    async def score(self, photos: list["_Asked"], choice: Choice, with_preview: bool) -> Answer:
         """Score photos; raises Refusal (503) where that takes longer than the settings allow."""
+        detectors = choice.detectors
+        alone = detectors[0].recommended and self.why_alone()
+        notes = [alone] if alone else []
+        async with self._in_time() as given_up:
+            looks = [_Look(photo, with_preview, given_up) for photo in photos]
+            scored = (await self._look(looks, choice)).photos
+            explained = [Explained.nothing(one) for one in scored]
+            if choice.explain and can_explain():
+                explained, missing = await self._slow.run(
+                    object(), lambda: self._heat_maps.draw(detectors, scored)
+                )
+                notes += missing
+            elif choice.explain:
+                notes.append(NO_EXPLAINER)
+        return Answer(
+            choice,
+            [
+                Shown(
+                    look.photo.name, look.width, look.height, look.preview, one.rows, *pictures_of
+                )
+                for look, one, pictures_of in zip(looks, scored, explained, strict=True)
+            ],
+            notes,
+        )
+
+    async def _look(self, looks: list["_Look"], choice: Choice) -> "_Looked":
+        looked = await self._scoring.run(
+            (choice.detectors, choice.stability), looks, size=len(looks)
+        )
+        self.metrics.scored([row for one in looked.photos for row in one.rows])
+        return looked
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[threading.Event]:
+        """For work on photos, with the event that says that nobody waits for it any more.
+
+        Raises Refusal (503) where it takes longer than the settings allow, or cannot be done.
+        """
         given_up = threading.Event()
-        looks = [_Look(photo, with_preview, given_up) for photo in photos]
-        notes: list[str] = []
         try:
             async with asyncio.timeout(self.settings.answer_seconds):
-                scored = await self._scoring.run(detectors, looks, size=len(looks))
-                explained = [Explained.nothing(one) for one in scored]
-                if explain and can_explain():
-                    explained, notes = await self._slow.run(
-                        object(), lambda: self._heat_maps.draw(detectors, scored)
-                    )
-                elif explain:
-                    notes.append(NO_EXPLAINER)
+                yield given_up
         except TimeoutError:
             raise Refusal(
                 503, "This took too long; send fewer or smaller photos, or try later.", 10
@@ -187,47 +281,46 @@ class Service:
             ) from None
         finally:
             given_up.set()
-        self.metrics.scored([row for one in scored for row in one.rows])
-        return Answer(
-            detectors,
-            [
-                Shown(
-                    look.photo.name, look.width, look.height, look.preview, one.rows, *pictures_of
-                )
-                for look, one, pictures_of in zip(looks, scored, explained, strict=True)
-            ],
-            notes,
-        )
 
     async def generate_form(self, form: Form, with_preview: bool) -> Answer:
         """Generate a face by a form's seed and truncation, and score it.
 
         Raises Refusal: 422 for values out of range, 501 where there is no generator.
         """
-        seed = _number(form, "seed", int, 0, 0, 2**32 - 1)
-        truncation = _number(form, "truncation", float, 0.7, 0, 1)
-        detectors = self.choose(form.fields.get("model", []))
+        seed = form.number("seed", int, 0, 0, 2**32 - 1)
+        truncation = form.number("truncation", float, 0.7, 0, 1)
+        choice = self.choose(form)
         image = await self._slow.run(object(), lambda: self._generate(seed, truncation))
         name = f"generated face, seed {seed}, truncation {truncation:g}"
-        return await self.score(
-            [_Asked(name, lambda: Picture(image))], detectors, form.flag("explain"), with_preview
-        )
+        return await self.score([_Asked(name, lambda: Picture(image))], choice, with_preview)
 
     def _score_photos(
-        self, detectors: tuple[Installed, ...], requests: list[list["_Look"]]
-    ) -> Iterator[list[Scored]]:
-        """The scored photos of each request. Runs in the queue's thread."""
+        self, key: tuple[tuple[Installed, ...], bool], requests: list[list["_Look"]]
+    ) -> Iterator["_Looked"]:
+        """The scored photos of each request; all ask for these detectors, and for stability or
+        not. Runs in the queue's thread."""
+        detectors, stability = key
         started = time.perf_counter()
         scorer = self._scorers.get(detectors)
         photos = (Photo(look.photo.name, read=look.read) for looks in requests for look in looks)
-        scored = scorer.look(photos)
+        scored = scorer.look(photos, stability)
         for looks in requests:
-            yield list(itertools.islice(scored, len(looks)))
+            yield _Looked(scorer, list(itertools.islice(scored, len(looks))))
         looked_at = sum(look.begun for looks in requests for look in looks)
         self.metrics.batch(looked_at, time.perf_counter() - started)
 
+    def _asked(self, upload: Upload) -> "_Asked":
+        return _Asked(upload.name, partial(self._decode, upload))
+
     def _decode(self, upload: Upload) -> Picture:
         return read_picture(BytesIO(upload.content), int(self.settings.max_megapixels * 1e6))
+
+    def _uploads(self, form: Form) -> list[Upload]:
+        """A form's photos, and the sample that it names. Raises Refusal (422) without any."""
+        uploads = form.uploads + self._sample_uploads(form.fields.get("sample", []))
+        if not uploads:
+            raise Refusal(422, "There is no photo in the request; choose at least one.")
+        return uploads
 
     def _sample_uploads(self, names: list[str]) -> list[Upload]:
         names = [name for name in names if name]
@@ -269,6 +362,13 @@ async def _gone(request: Request) -> None:
         pass
 
 
+class _Looked(NamedTuple):
+    """The photos of a request that have been scored, and what has scored them."""
+
+    scorer: Scorer
+    photos: list[Scored]
+
+
 class _Asked(NamedTuple):
     """A photo to score: its name, and what decodes it."""
 
@@ -296,17 +396,3 @@ class _Look:
         if self._with_preview:
             self.preview = pictures.preview(picture.pixels)
         return picture
-
-
-def _number(
-    form: Form, name: str, kind: type, default: float, least: float, most: float
-) -> int | float:
-    text = form.fields.get(name, [""])[-1].strip()
-    try:
-        value = kind(text) if text else kind(default)
-    except ValueError:
-        value = None
-    if value is None or not least <= value <= most:
-        whole = "a whole number" if kind is int else "a number"
-        raise Refusal(422, f"{name} must be {whole} from {least} to {most}.")
-    return value

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.common.command_line import script_parser
+from pipeline.detectors import real_scores
 from pipeline.detectors.calibration import RULES, Calibration
 from pipeline.detectors.detector import GRAPH, change_detector, load_detector
 from pipeline.detectors.runtime import Runtime
@@ -64,6 +65,7 @@ def calibrate_together(first: Path, second: Path, data: Path, rule: str | None) 
             "temperatures": temperatures(one, other),
             "calibration": asdict(calibration),
             "metrics": sections["metrics"],
+            real_scores.SECTION: sections[real_scores.SECTION],
         }
     for copy in copies:
         copy_detector(one.folder, copy)
