@@ -5,8 +5,9 @@
 
 The sources ship inside two libraries of requirements.txt, so nothing is downloaded: scikit-image
 (Eileen Collins, the cameraman, the cup of coffee) and matplotlib (Grace Hopper). The fakes are
-made here: two face swaps and one self-blended face. There is no randomness: the same library
-versions give the same files. samples/README.md says what each one is and whom to credit.
+made here: two face swaps, a swapped mouth, a morph and a self-blended face. There is no randomness:
+the same library versions give the same files. samples/README.md says what each one is and whom to
+credit.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import pillow_heif
 from matplotlib.cbook import get_sample_data
 from PIL import ExifTags, Image
 from skimage import data
-from skimage.transform import ThinPlateSplineTransform, warp
+from skimage.transform import SimilarityTransform, ThinPlateSplineTransform, warp
 
 NASA = "Portrait of Eileen Collins: NASA, public domain."
 NAVY = "Portrait of Grace Hopper: James S. Davis, U.S. Navy (DN-SC-84-05971), public domain."
@@ -41,6 +42,13 @@ COLLINS_FACE = [
     *[(264, 142), (257, 158), (245, 170), (232, 177), (222, 178), (212, 176), (200, 168)],
     *[(189, 157), (183, 142), (180, 120)],
 ]
+COLLINS_MOUTH = [
+    *[(196, 126), (252, 126), (262, 142), (256, 158), (245, 170), (232, 177), (222, 178)],
+    *[(212, 176), (200, 168), (189, 157), (188, 142)],
+]
+# Around her face: what stays where it is while the face changes its shape.
+COLLINS_SURROUNDINGS = [(150, 60), (300, 60), (150, 200), (300, 200), (0, 256), (256, 0)]
+COLLINS_SURROUNDINGS += [(0, 0), (0, 511), (511, 0), (511, 511)]
 HOPPER_FACE = [
     *[(190, 165), (212, 158), (240, 154), (268, 153), (296, 154), (320, 157), (340, 166)],
     *[(346, 190), (342, 230), (338, 262), (333, 290), (322, 318), (303, 333), (268, 340)],
@@ -85,6 +93,16 @@ def main() -> None:
         folder / "fake_collins_face_on_hopper.jpg",
         f"{faked} {NAVY}",
     )
+    save(
+        swap_face(hopper, HOPPER_POINTS, collins, COLLINS_POINTS, COLLINS_MOUTH),
+        folder / "fake_hopper_mouth_on_collins.jpg",
+        f"{faked} {NAVY}",
+    )
+    save(
+        morph(without_glasses(hopper), collins),
+        folder / "fake_morph_of_both.jpg",
+        f"{faked} {NAVY}",
+    )
     save(self_blend(collins, COLLINS_FACE), folder / "fake_self_blended_collins.jpg", faked)
 
 
@@ -97,12 +115,29 @@ def swap_face(
     face is bent by a thin-plate spline through the points, so that eyes, mouth and chin all meet,
     and its colours are matched to those of the face it covers.
     """
-    to_source = ThinPlateSplineTransform.from_estimate(
-        np.array(target_points, np.float64), np.array(source_points, np.float64)
-    )
     size = target.shape[:2]
-    face = warp(source, to_source, output_shape=size, order=3, mode="edge", preserve_range=True)
+    face = bend(source, source_points, target_points, size)
     return blend(match_colours(face, target, _inside(outline, size)), target, outline)
+
+
+def morph(hopper: np.ndarray, collins: np.ndarray) -> np.ndarray:
+    """Collins' portrait with a face halfway to Hopper's in shape and in colours: the forgery with
+    which two persons share a passport."""
+    points, theirs = np.array(COLLINS_POINTS, np.float64), np.array(HOPPER_POINTS, np.float64)
+    aligned = SimilarityTransform.from_estimate(theirs, points)(theirs)
+    between = (points + aligned) / 2
+    size = collins.shape[:2]
+    fixed = np.array(COLLINS_SURROUNDINGS)
+    ours = bend(collins, np.vstack([points, fixed]), np.vstack([between, fixed]), size)
+    face = (ours + bend(hopper, theirs, between, size)) / 2
+    return blend(match_colours(face, ours, _inside(COLLINS_FACE, size)), ours, COLLINS_FACE)
+
+
+def bend(photo: np.ndarray, points: list, to: list, size: tuple[int, int]) -> np.ndarray:
+    """The photo (height, width, 3) bent so that its `points` come to lie at `to`, of that `size`:
+    float64 in 0…255."""
+    back = ThinPlateSplineTransform.from_estimate(np.float64(to), np.float64(points))
+    return warp(photo, back, output_shape=size, order=3, mode="edge", preserve_range=True)
 
 
 def self_blend(photo: np.ndarray, outline: list) -> np.ndarray:

@@ -48,8 +48,20 @@ def measure(command: list) -> Usage:
     return Usage(seconds, cpu_seconds, peak * in_kib / 1024, done.stdout)
 
 
+# As Linux names what processors have for the products of matrices.
+_INSTRUCTIONS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx_vnni": "VNNI",
+    "avx512_vnni": "VNNI",
+    "avx512_bf16": "BF16",
+    "amx_tile": "AMX",
+}
+
+
 def machine() -> dict:
-    """What the figures of a benchmark hold for: processor, cores, day, load by other programs."""
+    """What the figures of a benchmark hold for: processor and what it has for the products of
+    matrices, cores, day, load by other programs."""
     return {
         "machine": f"{_processor()}, {os.cpu_count()} cores",
         "date": datetime.date.today().isoformat(),
@@ -62,5 +74,11 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    of_first = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        of_first.setdefault(name.strip(), value.strip())
+    flags = of_first.get("flags", "").split()
+    known = dict.fromkeys(name for flag, name in _INSTRUCTIONS.items() if flag in flags)
+    processor = of_first.get("model name") or platform.machine()
+    return f"{processor} ({', '.join(known)})" if known else processor

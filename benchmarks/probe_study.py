@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train_vit
 from benchmarks.measuring import machine
+from benchmarks.results import TITLES
 from models import ARCHITECTURES
-from pipeline.common.command_line import run, script_parser
+from pipeline.common.command_line import positive_int, run, script_parser
 from pipeline.common.files import atomic_write
 from pipeline.common.labels import FAKE, REAL
 from pipeline.data.dataset import Dataset, load_dataset, load_samples
@@ -36,6 +37,7 @@ from pipeline.feeding.sampling import Epochs, source_of
 BLOCKS = tuple(range(5, 13))  # whose features are kept
 WIDTH = 768
 SEEDS = (0, 1, 2)
+FEWEST = 10  # validation fakes of a kind that counts in the means
 BASE = {
     "views": ("clean", "changed"),
     "blocks": (7, 8, 9, 10, 11, 12),
@@ -53,6 +55,10 @@ VARIANTS = {
     "blocks 5 to 12": {"blocks": BLOCKS},
     "penalty 0.001": {"penalty": 0.001},
     "penalty 0.1": {"penalty": 0.1},
+    "penalty 0.0001": {"penalty": 0.0001},
+    "penalty 0.001, every picture once": {"penalty": 0.001, "balance": "none"},
+    "penalty 0.0001, every picture once": {"penalty": 0.0001, "balance": "none"},
+    "penalty 0.001, blocks 5 to 12": {"penalty": 0.001, "blocks": BLOCKS},
     "every picture once": {"balance": "none"},
 }
 RESULTS = Path(__file__).with_suffix(".json")
@@ -65,10 +71,16 @@ def main() -> None:
     parser.add_argument("--init", default="packaged")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--faces", type=positive_int, metavar="N", help="of those to train on, drawn at random"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     dataset = load_dataset(args.data)
+    if args.faces and args.faces < len(dataset.train):
+        kept = np.random.default_rng(0).choice(len(dataset.train), args.faces, replace=False)
+        dataset = replace(dataset, train=[dataset.train[number] for number in sorted(kept)])
     sets = {folder.name: load_samples(folder) for folder in args.tests}
     study = Study(dataset, sets, args)
     lines = [
@@ -77,10 +89,48 @@ def main() -> None:
         for seed in args.seeds
         if seed == args.seeds[0] or "changed" in (BASE | changes)["views"]
     ]
-    results = {**machine(), "results": lines}
+    results = {**machine(), "faces": len(dataset.train), "results": lines}
     with atomic_write(RESULTS) as file:
         json.dump(results, file, indent=1)
         file.write("\n")
+    print(table(results))
+    print(left_out(results))
+
+
+def table(results: dict) -> str:
+    """Of each variant the means over the kinds that were left out, and over its seeds, in
+    Markdown."""
+    sets = [name for name, of in results["results"][0]["tests"].items() if "auc" in of]
+    heads = ["probe", "AUC of the kinds left out, mean", "found"]
+    heads += [f"{TITLES.get(name, name)}: AUC, found" for name in sets]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for variant in dict.fromkeys(line["variant"] for line in results["results"]):
+        of_seeds = [line for line in results["results"] if line["variant"] == variant]
+        means = {
+            key: np.mean([line["mean_unseen"][key] for line in of_seeds])
+            for key in ("auc", "found")
+        }
+        cells = [variant, f"{means['auc']:.3f}", f"{means['found']:.0%}"]
+        for name in sets:
+            area, found = (
+                np.mean([line["tests"][name][key] for line in of_seeds]) for key in ("auc", "found")
+            )
+            cells.append(f"{area:.3f}, {found:.0%}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def left_out(results: dict) -> str:
+    """What the probe as it is shipped makes of each kind that it has not seen, in Markdown."""
+    first = next(line for line in results["results"] if line["variant"] == next(iter(VARIANTS)))
+    lines = ["| left out | its validation pictures | AUC | found |", "|---|---|---|---|"]
+    for kind, figures in sorted(first["unseen"].items()):
+        if figures["fake"] < FEWEST:
+            continue
+        lines.append(
+            f"| {kind} | {figures['fake']} | {figures['auc']:.3f} | {figures['found']:.0%} |"
+        )
+    return "\n".join([*lines, ""])
 
 
 def family(kind: str) -> str:
@@ -135,7 +185,8 @@ class Study:
         for name, of_set in self._sets.items():
             labels = np.array([sample.label for sample in of_set])
             seen[name] = _figures(logits(name)[:, 0], labels, thresholds[0], labels == FAKE)
-        means = {key: np.mean([each[key] for each in unseen.values()]) for key in ("auc", "found")}
+        tried = [each for each in unseen.values() if each["fake"] >= FEWEST]
+        means = {key: float(np.mean([each[key] for each in tried])) for key in ("auc", "found")}
         print(f"{variant}, seed {seed}: unseen {means}", file=sys.stderr)
         return {"unseen": unseen, "mean_unseen": means, "tests": seen}
 

@@ -112,9 +112,9 @@ def summary(result: dict) -> str:
     ]
     for row in _of(result, RECOMMENDED, IN_THE_README):
         lines.append(
-            f"| {TITLES[row['test_set']]} | {KINDS[row['kind']]} | {_bare(row['recall_fake'])} "
-            f"| {_bare(row['called_fake'])} | {_bare([row['uncertain_fake']])}, "
-            f"{_bare([row['uncertain_real']])} | {_auc(row['auc'], interval=False)} |"
+            f"| {TITLES[row['test_set']]} | {KINDS[row['kind']]} | {bare(row['recall_fake'])} "
+            f"| {bare(row['called_fake'])} | {bare([row['uncertain_fake']])}, "
+            f"{bare([row['uncertain_real']])} | {_auc(row['auc'], interval=False)} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -142,8 +142,8 @@ def table(result: dict) -> str:
         lines.append(
             f"| {row['detector']} | {TITLES.get(row['test_set'], row['test_set'])} "
             f"| {KINDS[row['kind']]} | {row['real']} + {row['fake']} | {_auc(row['auc'])} "
-            f"| {_percent(row['recall_fake'])} | {_percent(row['called_fake'])} "
-            f"| {_bare([row['uncertain_real']])} | {_bare([row['uncertain_fake']])} |"
+            f"| {percent(row['recall_fake'])} | {percent(row['called_fake'])} "
+            f"| {bare([row['uncertain_real']])} | {bare([row['uncertain_fake']])} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -165,14 +165,14 @@ def _auc(estimate: list[float] | None, interval: bool = True) -> str:
     return f"{value:.3f} ({low:.3f}–{high:.3f})" if interval else f"{value:.3f}"
 
 
-def _percent(estimate: list[float] | None) -> str:
+def percent(estimate: list[float] | None) -> str:
     if estimate is None:
         return "–"
     value, low, high = (100 * number for number in estimate)
     return f"{value:.1f} % ({low:.1f}–{high:.1f})"
 
 
-def _bare(estimate: list[float] | None) -> str:
+def bare(estimate: list[float] | None) -> str:
     """The value without its interval."""
     return "–" if estimate is None or estimate[0] is None else f"{100 * estimate[0]:.1f} %"
 

@@ -21,9 +21,9 @@ from pipeline.common.files import atomic_write
 COMMAND = ["infer_vit.py", "samples"]
 SHOWN = (
     "fake_hopper_face_on_collins.jpg",
+    "fake_hopper_mouth_on_collins.jpg",
     "fake_self_blended_collins.jpg",
     "no_face_coffee.webp",
-    "real_collins.jpg",
     "real_hopper_face.heic",
     "two_people.jpg",
 )
