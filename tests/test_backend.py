@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -15,11 +16,12 @@ import jsonschema
 import pytest
 from PIL import Image
 
-from pipeline.detectors.detector import WEIGHTS, load_detector
+from pipeline.detectors.detector import GRAPH, WEIGHTS, Detector, load_detector
+from pipeline.detectors.together import SECTION, companion_of, together
 from pipeline.photos.inputs import find_photos
 from pipeline.rows.rows import COMPARED_FIELDS, FIELDS
 from pipeline.scoring.scoring import Scorer
-from pipeline.service.installed import find_installed, find_left_out
+from pipeline.service.installed import find_installed, find_left_out, why_alone
 from tests import declared_pictures
 from tests.broken_files import encoded
 from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
@@ -34,20 +36,27 @@ def service(own_cache):
         yield running
 
 
-@pytest.mark.parametrize("model", [None, "all"])
+def recommended() -> Detector:
+    """What infer_vit.py scores with, where nothing else is asked for."""
+    vit = load_detector(WEIGHTS / "vit")
+    return together(vit, companion_of(vit))
+
+
+@pytest.mark.parametrize("model", [None, "efficientnet_lite0", "all"])
 def test_rows_are_those_of_the_command_line(service, model):
-    chosen = {
-        None: [find_installed(WEIGHTS)[0].name],
-        "all": [d.name for d in find_installed(WEIGHTS)],
-    }
+    shipped = [load_detector(path.parent) for path in WEIGHTS.glob("*/detector.json")]
+    pair = recommended()
+    detectors = {detector.name: detector for detector in [pair, *shipped]}
+    chosen = {None: [pair.name], "all": [each.name for each in find_installed(WEIGHTS)]}
     names = chosen.get(model, [model])
+    assert set(names) <= set(detectors) and (model != "all" or len(names) == len(detectors))
     answer = httpx.post(
         f"{service.address}/api/score",
         files=files(*PHOTOS),
         data={"model": model} if model else None,
         timeout=120,
     ).json()
-    scorer = Scorer(*(load_detector(WEIGHTS / name) for name in names))
+    scorer = Scorer(*(detectors[name] for name in names))
     fields = COMPARED_FIELDS if len(names) > 1 else FIELDS
     expected = []
     for rows in scorer.score(find_photos([str(SAMPLES)])):
@@ -133,6 +142,80 @@ def test_unseen_generators_count_where_all_folders_state_them(tmp_path):
         description["metrics"] |= {"auc": auc, "unseen_auc": unseen}
         path.write_text(json.dumps(description))
     assert [detector.name for detector in find_installed(tmp_path)] == ["broad", "narrow"]
+
+
+@pytest.fixture
+def two(tmp_path) -> Path:
+    """A folder with two detectors that were calibrated as one."""
+    for name in ("meso4", "mesoinception4"):
+        shutil.copytree(WEIGHTS / name, tmp_path / name)
+    change(tmp_path / "meso4", lambda first: first["metrics"].update(unseen_auc=0.9))
+    change(tmp_path / "meso4", lambda first: first.update({SECTION: sections_of(tmp_path)}))
+    return tmp_path
+
+
+def sections_of(weights: Path) -> dict:
+    first, second = (load_detector(weights / name) for name in ("meso4", "mesoinception4"))
+    section = {
+        "name": second.name,
+        "temperatures": [first.calibration.temperature, second.calibration.temperature],
+        "calibration": first.description["calibration"] | {"threshold": 0.8},
+        "metrics": first.description["metrics"] | {"auc": 0.9},
+    }
+    return {second.description["files"][GRAPH]: section}
+
+
+def change(folder: Path, edit: Callable[[dict], object]) -> None:
+    path = folder / "detector.json"
+    description = json.loads(path.read_text())
+    edit(description)
+    path.write_text(json.dumps(description))
+
+
+def test_two_that_were_calibrated_as_one_are_offered_as_one_and_each_alone(two, own_cache):
+    with client(weights=str(two)) as browser:
+        models = browser.get("/api/models").json()
+        assert [model["name"] for model in models] == [
+            "meso4+mesoinception4",
+            "meso4",
+            "mesoinception4",
+        ]
+        assert [model["members"] for model in models] == [["meso4", "mesoinception4"], [], []]
+        assert [model["recommended"] for model in models] == [True, False, False]
+        assert (models[0]["auc"], models[0]["threshold"]) == (0.9, 0.8)
+        assert "meso4 and mesoinception4 as one" in browser.get("/").text
+        answer = browser.post("/api/score", files=files(FACE_SAMPLE)).json()
+        assert answer["models"] == ["meso4+mesoinception4"] and answer["notes"] == []
+        assert {(row["model"], row["threshold"]) for row in answer["rows"]} == {
+            ("meso4+mesoinception4", 0.8)
+        }
+        alone = browser.post("/api/score", files=[*files(FACE_SAMPLE), ("model", (None, "meso4"))])
+        assert alone.json()["models"] == ["meso4"]
+
+
+def calibrated_anew(weights: Path) -> None:
+    change(weights / "mesoinception4", lambda second: second["calibration"].update(temperature=9.0))
+
+
+def damaged(weights: Path) -> None:
+    change(weights / "meso4", lambda first: next(iter(first[SECTION].values())).pop("metrics"))
+
+
+def removed(weights: Path) -> None:
+    shutil.rmtree(weights / "mesoinception4")
+
+
+@pytest.mark.parametrize("mishap", [calibrated_anew, damaged, removed])
+def test_where_two_cannot_score_as_one_the_first_does_and_it_is_said(two, own_cache, mishap):
+    assert why_alone(two) == ""
+    mishap(two)
+    with client(weights=str(two)) as browser:
+        answer = browser.post("/api/score", files=files(FACE_SAMPLE)).json()
+        assert answer["models"] == ["meso4"]
+        [note] = answer["notes"]
+        assert re.search("meso4 scores alone.* mesoinception4", note)
+        assert str(two) not in note
+        assert html.escape(note) in browser.get("/").text
 
 
 def test_a_replaced_detector_is_loaded_anew(tmp_path, own_cache):
@@ -286,7 +369,7 @@ def test_health_metrics_and_description(service):
     assert "files" in form["multipart/form-data"]["schema"]["properties"]
     answer = described["paths"]["/api/score"]["post"]["responses"]["200"]["content"]
     example = answer["application/json"]["example"]["rows"][0]
-    assert {*example, "error"} == set(FIELDS)  # FastAPI leaves out what is null
+    assert {*example, "error", "reason"} == set(FIELDS)  # FastAPI leaves out what is null
 
 
 @pytest.mark.parametrize("more", [{}, {"model": "all", "page": "1", "explain": "on"}])

@@ -25,8 +25,12 @@ MESO4 = ARCHITECTURES["meso4"]
 def make_batches(dataset: Dataset, batch_size=4, augmentation=NO_AUGMENTATION, **arguments):
     share = Share(arguments.pop("rank", 0), arguments.pop("world_size", 1))
     cache_bytes = arguments.pop("cache_bytes", 1 << 30)
-    settings = SETTINGS | {"batch_size": batch_size, "augmentation": augmentation} | arguments
-    return Batches(MESO4, Recipe(**settings), dataset, 2, share, cache_bytes)
+    recipe = make_recipe(batch_size=batch_size, augmentation=augmentation, **arguments)
+    return Batches(MESO4, recipe, dataset, 2, share, cache_bytes)
+
+
+def make_recipe(**settings) -> Recipe:
+    return Recipe(**SETTINGS | {"augmentation": NO_AUGMENTATION} | settings)
 
 
 def as_scored(sample: Sample) -> np.ndarray:
@@ -334,3 +338,30 @@ def test_a_swap_and_its_original_are_changed_alike(tmp_path):
         assert (original == swap).all() and (original != stranger).any()
         (original, swap, _), _ = each.augmented(epoch, [0, 1, 2])
         assert (original != swap).any()
+
+
+def test_a_resolution_shrinks_what_the_network_is_fed(tmp_path):
+    dataset = load_dataset(make_dataset(tmp_path / "data", train=4, validate=2))
+    changes = Augmentation(flip=0.5, crop=1, jpeg=1)
+    whole, small = (
+        make_batches(dataset, augmentation=changes, resolution=size) for size in (None, 64)
+    )
+    for kind in ("training", "validation"):
+        (pixels, labels), (shrunk, same) = (getattr(b, kind)(0) for b in (whole, small))
+        assert shrunk.shape == (len(pixels), 64, 64, 3) and (labels == same).all()
+        expected = pixels.reshape(-1, 64, 4, 64, 4, 3).mean(axis=(2, 4))
+        assert np.abs(shrunk - expected).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "resolution", "sentence"),
+    [
+        ("vit", 128, "vit can be trained on pictures of 224 pixels only"),
+        ("meso4", 128, "meso4 can be trained on pictures of 256 pixels only"),
+        ("resnet50", 256, "resnet50 can be trained on pictures of 32 to 224 pixels"),
+        ("xception", 16, "xception can be trained on pictures of 32 to 256 pixels"),
+    ],
+)
+def test_a_resolution_that_a_network_cannot_take_is_refused(name, resolution, sentence):
+    with pytest.raises(UserError, match=sentence):
+        make_recipe(resolution=resolution).check(ARCHITECTURES[name])

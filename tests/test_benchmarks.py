@@ -6,13 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import probes, readme_tables, subsets
-from benchmarks.measuring import measure
+from benchmarks import probes, quality_bins, readme_tables, subsets
+from benchmarks.measuring import machine, measure
 from pipeline.common.labels import FAKE, REAL
+from pipeline.common.processor import has_nvidia_card
 from pipeline.data.dataset import Dataset, Sample
 from tests.shared import SHARED, needs_shared
+from tests.tiny_dataset import make_dataset
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -133,6 +136,75 @@ def test_results_are_measured_and_said(own_cache, tmp_path):
     assert value == pytest.approx(kept["auc"][0], abs=0.01)
 
 
+@needs_shared
+def test_what_holding_changes_is_measured_and_other_detectors_stay(own_cache, tmp_path):
+    output, tests = tmp_path / "stability.json", SHARED / "faces" / "test"
+    output.write_text(json.dumps({"rows": [{"detector": "other"}, {"detector": "meso4"}]}))
+    command = [sys.executable, "benchmarks/stability.py", "weights/meso4", "--sample", "4"]
+    command += ["--data", tests / "gpt_4o", tests / "utkface", "--output", output]
+    ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    other, portraits, soft, both = json.loads(output.read_text())["rows"]
+    assert other == {"detector": "other"}
+    assert (portraits["real"], portraits["fake"], soft["real"], soft["fake"]) == (4, 4, 4, 0)
+    assert (both["real"], both["fake"], both["test_set"]) == (8, 4, "all")
+    assert soft["after"]["recall_fake"] is None
+    for row in (portraits, soft, both):
+        assert 0 <= row["looked_again"] <= 1
+        assert row["after"]["called_fake"][0] <= row["before"]["called_fake"][0]
+
+
+def test_bins_of_quality_are_large_enough_and_keep_the_promise():
+    random = np.random.default_rng(0)
+    labels = np.repeat([REAL, FAKE], [600, 300])
+    quality = random.uniform(size=900)
+    scores = np.clip(random.uniform(size=900) * (1 - quality / 2) + 0.3 * (labels == FAKE), 0, 1)
+    edges = quality_bins.edges_of(quality[labels == REAL])
+    bins = np.digitize(quality, edges)
+    assert len(edges) == 3
+    assert min(np.bincount(bins[labels == REAL])) >= quality_bins.FEWEST
+    sources = np.array(["a", "b"] * 450)
+    looks = quality_bins.Looks(labels, sources, scores[None], {"sharpness": quality[None]})
+    for k in range(4):
+        threshold = quality_bins.threshold_for(looks, (bins == k)[None], 0.05)
+        real = scores[(bins == k) & (labels == REAL)]
+        assert np.mean(real >= threshold) <= 0.05
+    few = np.repeat([1.0, 2.0, 3.0], [150, 99, 120])  # the 99 alone would be too few
+    assert np.all(np.bincount(np.digitize(few, quality_bins.edges_of(few))) >= 100)
+
+
+@needs_shared
+def test_a_face_search_is_measured_and_compared_with_an_earlier_one(tmp_path):
+    command = [sys.executable, "benchmarks/face_search.py", SHARED / "faces" / "test" / "dfdc"]
+    command += ["--photos", "3", "--output"]
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    ran = subprocess.run([*command, before], cwd=REPOSITORY, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    changed = json.loads(before.read_text())
+    pasted = sum(len(photo["pasted"]) for photo in changed["photos"])
+    found = [face for photo in changed["photos"] for face in photo["found"]]
+    assert f"3 photos, {pasted} faces of 64 pixels and more: " in ran.stdout
+    assert pasted >= 3 and len(found) >= 3
+    found[0]["box"] = [edge + 5000 for edge in found[0]["box"]]
+    before.write_text(json.dumps(changed))
+    compared = [*command, after, "--against", before]
+    ran = subprocess.run(compared, cwd=REPOSITORY, capture_output=True, text=True)
+    assert "lost 1, gained 1; intersection over union 1.0000 on average" in ran.stdout, ran.stderr
+    changed["photos"][0]["pasted"] = []
+    before.write_text(json.dumps(changed))
+    ran = subprocess.run(compared, cwd=REPOSITORY, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert "--against: these are other photos" in ran.stderr
+
+
+def test_the_processor_is_named_with_what_it_has_for_matrices():
+    processor = machine()["machine"]
+    assert re.search(r", \d+ cores$", processor)
+    flags = Path("/proc/cpuinfo")
+    if flags.exists() and " avx2 " in flags.read_text():
+        assert "AVX2" in processor
+
+
 def test_an_unknown_part_is_refused():
     ran = subprocess.run(
         [sys.executable, "benchmarks/scoring_speed.py", "speed"],
@@ -142,3 +214,32 @@ def test_an_unknown_part_is_refused():
     )
     assert ran.returncode == 2
     assert "no such part: speed" in ran.stderr
+
+
+def test_what_needs_a_card_says_so_where_there_is_none(tmp_path):
+    if has_nvidia_card():
+        pytest.skip("this machine has a card")
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", "--data", tmp_path, "--output", tmp_path / "out"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "There is no NVIDIA card here" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_try_on_a_card_can_be_rehearsed_on_the_processor(tmp_path):
+    data = make_dataset(tmp_path / "data", train=8, validate=4)
+    command = ["--data", data, "--device", "cpu", "--only", "rows", "--output", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", *command, "--pictures", "8"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "gpu.json").read_text(encoding="utf-8"))
+    assert found["rows"]["vit"]["largest_difference"] == 0
+    assert found["rows"]["vit"]["photos_per_second"] > 0

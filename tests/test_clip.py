@@ -20,6 +20,7 @@ import train_vit
 from models import ARCHITECTURES, CLIP, Architecture
 from models.vit import without_clips_end
 from pipeline.common.errors import UserError
+from pipeline.detectors import graph_weights
 from pipeline.detectors.detector import (
     GRAPH,
     NUMBERS,
@@ -27,17 +28,17 @@ from pipeline.detectors.detector import (
     load_detector,
     write_detector,
 )
+from pipeline.detectors.graph_weights import pack, quantised
 from pipeline.detectors.runtime import Runtime
 from pipeline.evaluation.precision import FEWEST_FACES
 from pipeline.foreign.packing import pack_detector, unpack_detector
 from pipeline.scoring.explanation import Explainer
-from pipeline.torch_engine import clip, eight_bits, weights
-from pipeline.torch_engine.eight_bits import pack, quantised, unpack
+from pipeline.torch_engine import clip, weights
 from pipeline.torch_engine.export import export_graph, finished
 from pipeline.torch_engine.tuning import TUNINGS, Tuning, parameter_groups, plain, tune
 from pipeline.training import shrinking
 from pipeline.training.training_arguments import training_arguments
-from tests.conftest import DETECTOR, REPOSITORY
+from tests.conftest import REPOSITORY
 from tests.shared import SHARED
 from tests.tiny_dataset import make_dataset
 from tests.tiny_timm import RESNET, VIT, faces
@@ -222,7 +223,7 @@ def test_a_graph_in_8_bits_scores_as_its_weights_say_and_gives_them_back(
     onnx.checker.check_model(str(packed))
     numbers = packed.with_name(NUMBERS)
     assert packed.stat().st_size < 2e6 and numbers.stat().st_size < 0.26 * whole.stat().st_size
-    back = unpack(packed)
+    back = weights.read_graph(packed)
     assert back.keys() == on_a_grid.keys()
     for name, value in on_a_grid.items():
         torch.testing.assert_close(back[name].reshape(value.shape), value, atol=1e-7, rtol=1e-6)
@@ -242,7 +243,7 @@ def test_a_graph_in_8_bits_scores_as_its_weights_say_and_gives_them_back(
 @pytest.fixture
 def tiny_detector(tmp_path, monkeypatch, own_cache) -> Path:
     """A detector folder of a tiny ViT, of which no matrix is too small for 8 bits."""
-    monkeypatch.setattr(eight_bits, "FEWEST", 1_000)
+    monkeypatch.setattr(graph_weights, "FEWEST", 1_000)
     monkeypatch.setitem(ARCHITECTURES, VIT.name, VIT)
     torch.manual_seed(0)
     return write_tiny(tmp_path / "tiny", VIT)
@@ -302,6 +303,26 @@ def test_a_detector_shrinks_and_stays_the_same(tiny_detector, tmp_path, capsys):
         shrinking.main(arguments)
 
 
+def test_the_graph_can_be_the_only_copy_as_it_is(tiny_detector, capsys):
+    before, _ = weights.read_weights(tiny_detector, VIT)
+    pixels = faces(2, VIT.input_size)
+    logits = Runtime.of(load_detector(tiny_detector)).logits(pixels)
+    heat = Explainer(load_detector(tiny_detector)).heat_maps(pixels)
+    assert shrinking.main([str(tiny_detector), "--keep-graph"]) == 0
+    assert "scores as it did" in capsys.readouterr().out
+    detector = load_detector(tiny_detector)  # its checksums are right
+    assert not (tiny_detector / "model.safetensors").exists()
+    assert not (tiny_detector / NUMBERS).exists()
+    np.testing.assert_array_equal(Runtime.of(detector).logits(pixels), logits)
+    after, _ = weights.read_weights(tiny_detector, VIT)
+    assert after.keys() == before.keys()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=0, atol=0)
+    np.testing.assert_allclose(Explainer(detector).heat_maps(pixels), heat, atol=1e-6)
+    with pytest.raises(UserError, match="in the graph already"):
+        shrinking.main([str(tiny_detector), "--keep-graph"])
+
+
 def test_what_8_bits_would_change_stays_as_it_is(tiny_detector, tmp_path, monkeypatch):
     data = make_dataset(tmp_path / "data", train=2, validate=2 * FEWEST_FACES)
     monkeypatch.setattr("pipeline.evaluation.precision.LARGEST_DIFFERENCE", -1)
@@ -311,18 +332,70 @@ def test_what_8_bits_would_change_stays_as_it_is(tiny_detector, tmp_path, monkey
     assert files == {path.name: path.read_bytes() for path in tiny_detector.iterdir()}
 
 
+def test_other_verdicts_are_taken_only_with_a_threshold_of_their_own(
+    tiny_detector, tmp_path, monkeypatch
+):
+    data = make_dataset(tmp_path / "data", train=2, validate=2 * FEWEST_FACES)
+    arguments = [str(tiny_detector), "--data", str(data)]
+    monkeypatch.setattr("pipeline.evaluation.precision.CHANGED_VERDICTS", -1)
+    with pytest.raises(UserError, match="stays as it is"):
+        shrinking.main(arguments)
+    asked = []  # the command has tests of its own
+    monkeypatch.setattr(shrinking, "recalibrate", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(shrinking, "LARGEST_DIFFERENCE", 0.5)
+    assert shrinking.main([*arguments, "--recalibrate", "fpr=0.1"]) == 0
+    assert load_detector(tiny_detector).description["weights_in"] == "graph"
+    assert asked == [(tiny_detector, data, "fpr=0.1")]
+
+
+@pytest.mark.parametrize("eight_bits_from", [600, None])
+def test_convolutions_in_a_graph_score_as_they_do_and_give_the_networks_own_weights(
+    eight_bits_from, tmp_path, monkeypatch, own_cache
+):
+    """Though the exporter multiplies batch normalization into them, with factors of either sign."""
+    monkeypatch.setattr(graph_weights, "FEWEST", 1_000)
+    torch.manual_seed(0)
+    network = RESNET.build()
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.weight.normal_()
+                layer.bias.normal_()
+                layer.running_mean.normal_(0, 0.1)
+                layer.running_var.uniform_(0.5, 2)
+    own = {name: value.clone() for name, value in network.eval().state_dict().items()}
+    whole, packed = tmp_path / "whole.onnx", tmp_path / "packed" / "model.onnx"
+    export_graph(network, RESNET.input_size, whole)
+    packed.parent.mkdir()
+    packed.write_bytes(whole.read_bytes())
+    pack(packed, own, eight_bits_from)
+    onnx.checker.check_model(str(packed))
+    back = weights.read_graph(packed)
+    assert back.keys() == own.keys()
+    rounded, bits = 0, 255 if eight_bits_from else 1e9
+    for name, value in own.items():
+        rows, rows_back = (each.reshape(len(value) if value.ndim else 1, -1).double() for each in
+                           (value, back[name]))  # fmt: skip
+        rounded += not torch.equal(rows, rows_back)
+        step = (rows.amax(1).clamp(min=0) - rows.amin(1).clamp(max=0)) / bits
+        assert ((rows - rows_back).abs().amax(1) <= 0.51 * step + 1e-6).all(), name
+    assert rounded > 2
+    again = RESNET.build()
+    again.load_state_dict(back)
+    pixels = faces(2, RESNET.input_size)
+    scaled = torch.from_numpy(RESNET.scaling(pixels)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        of_network = again.eval()(scaled).numpy()[:, 0]
+    scored = Runtime(packed, RESNET, "cpu").logits(pixels)
+    np.testing.assert_allclose(scored, of_network, rtol=1e-3, atol=1e-3)
+
+
 def test_a_graph_with_other_weights_than_the_network_is_refused(tmp_path, monkeypatch, own_cache):
-    """As it has where the exporter has folded batch normalization into a convolution."""
     monkeypatch.setitem(ARCHITECTURES, RESNET.name, RESNET)
     folder = write_tiny(tmp_path / "tiny", RESNET)
     changed = {name: value + 1 for name, value in RESNET.build().state_dict().items()}
     with pytest.raises(ValueError, match="other numbers"):
         pack(folder / GRAPH, changed)
-
-
-def test_keras_networks_do_not_shrink(tmp_path):
-    with pytest.raises(UserError, match="torch"):
-        shrinking.shrink(DETECTOR, tmp_path)
 
 
 @given(

@@ -60,12 +60,12 @@ def test_samples_as_a_table(infer):
     assert process.returncode == 0
     header, *lines = process.stdout.decode().splitlines()
     assert header.split() == ["verdict", "fake", "declared", "face", "photo"]
-    assert len(lines) == 10
+    assert len(lines) == 12
     assert sum(line.endswith("two_people.jpg") for line in lines) == 2
     [faceless] = [line for line in lines if line.startswith("no face")]
     assert faceless.endswith("no_face_coffee.webp")
     assert re.search(
-        "9 photos, 9 faces: .*; 1 without a face; 1 other file skipped", process.stderr.decode()
+        "11 photos, 11 faces: .*; 1 without a face; 1 other file skipped", process.stderr.decode()
     )
 
 
@@ -78,7 +78,7 @@ def test_samples_as_a_file(infer, tmp_path, suffix):
     assert process.returncode == 0
     assert process.stdout == b""
     rows = list(read_rows(output))
-    assert [tuple(row) for row in rows] == [FIELDS] * 10
+    assert [tuple(row) for row in rows] == [FIELDS] * 12
     detector = load_detector(DETECTOR)
     for row in rows:
         assert row["model"] == detector.name
@@ -154,7 +154,7 @@ def test_however_a_photo_is_named_it_gets_the_same_row(infer, tmp_path):
 def test_face_none_takes_whole_pictures(infer, tmp_path):
     assert infer(SAMPLES, "--face", "none", "--output", "rows.csv").returncode == 0
     rows = list(read_rows(tmp_path / "rows.csv"))
-    assert len(rows) == 9
+    assert len(rows) == 11
     for row in rows:
         height, width = read_image(row["path"]).shape[:2]
         assert [row[side] for side in ("left", "top", "right", "bottom")] == [0, 0, width, height]
@@ -309,7 +309,9 @@ def test_a_path_that_leads_nowhere_is_a_row_of_its_own(infer, tmp_path):
 
 def test_an_output_that_cannot_be(infer, tmp_path):
     assert_refused(
-        infer(SAMPLES, "--output", "rows.xlsx"), "rows.xlsx", ".csv, .jsonl, .parquet or .html"
+        infer(SAMPLES, "--output", "rows.xlsx"),
+        "rows.xlsx",
+        ".csv, .jsonl, .parquet, .html or .json",
     )
     (tmp_path / "folder.csv").mkdir()
     assert_refused(infer(SAMPLES, "--output", "folder.csv"), "folder.csv", "folder")

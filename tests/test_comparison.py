@@ -17,7 +17,7 @@ from pipeline.comparison.comparison import compare, worst_mistakes
 from pipeline.comparison.entries import ComparisonInputs, find, kind_of, read_training_data
 from pipeline.comparison.figures import draw_all, file_name
 from pipeline.comparison.mistakes import draw_mistakes, explain_mistakes
-from pipeline.comparison.record import record_unseen
+from pipeline.comparison.record import record_sets, record_unseen
 from pipeline.comparison.report import as_markdown, write_report
 from pipeline.comparison.scores import Scores, score
 from pipeline.detectors.calibration import sigmoid
@@ -477,6 +477,33 @@ def test_what_is_recorded_reaches_the_version_in_use(detectors, test_sets, tmp_p
         assert current_version(detectors[0]) == 2
         assert load_detector(versions[2]).description["metrics"]["unseen_auc"] == 13 / 16
     assert load_detector(versions[1]).description["metrics"] == {}
+
+
+def test_what_was_called_of_each_test_set_is_recorded(detectors, test_sets, tmp_path):
+    path = detectors[0] / "detector.json"
+    dark = load_detector(detectors[1]).description["files"]["model.onnx"]
+    own = {"temperature": 1.0, "threshold": 0.6, "uncertain_from": 0.6, "rule": "0.6"}
+    pair = {dark: {"name": "dark", "temperatures": [2.0, 1.0], "calibration": own}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"together": pair}))
+    inputs, scores, _ = compared(detectors, test_sets, tmp_path, grid_sample=0)
+    seen = {"bright": {"greys"}, "dark": {"other"}}
+    sentences = record_sets(inputs, scores, seen, detectors[:1])
+    assert [sentence.partition(":")[0] for sentence in sentences] == ["bright", "bright+dark"]
+    description = load_detector(detectors[0]).description
+    today = date.today().isoformat()
+    assert description["metrics"]["test_sets"] == {
+        "greys": {"real": 4, "called_fake": 1, "fake": 4, "found": 3, "threshold": 0.55}
+        | {"date": today, "kind": "seen"},
+        "real_only": {"real": 2, "called_fake": 1, "fake": 0, "found": 0, "threshold": 0.55}
+        | {"date": today, "kind": "unseen"},
+    }
+    of_pair = description["together"][dark]["metrics"]["test_sets"]["greys"]
+    assert (of_pair["called_fake"], of_pair["found"], of_pair["threshold"]) == (0, 1, 0.6)
+    assert load_detector(detectors[1]).description["metrics"] == {}, "it was not among the folders"
+
+    inputs, scores, _ = compared(detectors, test_sets, tmp_path, grid_sample=0)
+    make_detector(detectors[0], "meso4", 9, -4, 8)  # trained anew in the meantime
+    assert record_sets(inputs, scores, seen, detectors[:1]) == []
 
 
 @pytest.mark.slow

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.common.errors import ImageError
+from pipeline.decoding.image_kinds import picture_format
 from pipeline.origin import cbor, exif, jumbf, manifests, notes, xmp
 from pipeline.origin.declared import NOTHING, declared_origin
 from pipeline.origin.source_types import source_type
-from pipeline.photos.image_kinds import picture_format
 from pipeline.photos.images import PHOTO_SUFFIXES, read_image, read_picture
 from tests import declared_pictures as made
 from tests.broken_files import png_chunk

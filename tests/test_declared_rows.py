@@ -3,7 +3,6 @@
 import io
 import json
 from io import BytesIO
-from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -18,9 +17,10 @@ from pipeline.rows.rows import (
     COMPARED_FIELDS,
     DECLARED_FIELDS,
     FIELDS,
+    LATER_FIELDS,
     VIDEO_FIELDS,
     Row,
-    without_declared,
+    as_earlier,
 )
 from pipeline.rows.table import Summary, TableWriter
 from pipeline.scoring.cluster import Parts, Settings
@@ -117,19 +117,17 @@ def test_videos_declare_nothing():
     assert Row(path="a.mp4", verdict="fake", frames=3).declaration == ""
 
 
-def write_older(path: Path, *rows: Row, fields: tuple[str, ...] = FIELDS) -> None:
-    """As an earlier version wrote them."""
-    with open_output(path, MODELS, fields=without_declared(fields)) as writer:
-        for one in rows:
-            writer.write([one])
-
-
 @pytest.mark.parametrize("fields", [FIELDS, COMPARED_FIELDS], ids=["one network", "several"])
+@pytest.mark.parametrize("version", range(len(LATER_FIELDS)))
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_file_of_an_earlier_version_goes_on_as_it_is(tmp_path, suffix, fields, capsys):
+def test_a_file_of_an_earlier_version_goes_on_as_it_is(tmp_path, suffix, version, fields, capsys):
     path = tmp_path / f"rows{suffix}"
-    older = without_declared(fields)
-    write_older(path, row("a.jpg"), row("b.jpg"), fields=fields)
+    older = as_earlier(fields)[version]
+    missing = [name for name in fields if name not in older]
+    assert set(missing) < set(fields)
+    with open_output(path, MODELS, fields=older) as writer:
+        writer.write([row("a.jpg")])
+        writer.write([row("b.jpg")])
     assert {tuple(one) for one in read_rows(path)} == {older}
     capsys.readouterr()
     with open_output(path, MODELS, True, fields) as writer:
@@ -137,7 +135,7 @@ def test_a_file_of_an_earlier_version_goes_on_as_it_is(tmp_path, suffix, fields,
         writer.write([row("b.jpg", "generated", MANIFEST_BY)])
         writer.write([row("c.jpg", "camera", CAMERA_BY)])
     said = capsys.readouterr().err
-    assert str(path) in said and "declared and declared_by" in said and "--continue" in said
+    assert str(path) in said and ", ".join(missing) in said and "--continue" in said
     assert sorted(one["path"] for one in read_rows(path)) == ["a.jpg", "b.jpg", "c.jpg"]
     assert {tuple(one) for one in read_rows(path)} == {older}
     with open_output(path, MODELS, True, fields) as writer:  # and with a video
@@ -166,16 +164,17 @@ def test_a_file_of_this_version_goes_on_without_a_word(tmp_path, suffix, capsys)
 def test_parts_of_an_earlier_version_go_on_as_they_are(tmp_path):
     settings = Settings((str(DETECTOR),), str(tmp_path))
     assert settings.fields == FIELDS
-    assert Settings((), "", declared=False).fields == without_declared(FIELDS)
-    for fields, declared in ((without_declared(FIELDS), False), (FIELDS, True)):
-        output = tmp_path / str(declared)
+    for fields in (FIELDS, *as_earlier(FIELDS)):
+        missing = tuple(name for name in FIELDS if name not in fields)
+        assert Settings((), "", lacking=missing).fields == fields
+        output = tmp_path / str(len(fields))
         parts = Parts(str(output))
         unit = ["a.jpg"]
         parts.write_note(unit, {})
         parts.write(unit, [row("a.jpg")], fields)
         again = Parts(str(output))
         assert list(again.without_done(["a.jpg", "b.jpg"], {"meso4"})) == ["b.jpg"]
-        assert again.declared is declared
+        assert again.lacking == missing
 
 
 def test_the_table_says_it_before_the_scores():

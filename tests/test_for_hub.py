@@ -82,6 +82,7 @@ def train(folder: Path, name: str) -> Path:
     }
     description["calibration"]["temperature"] = 1.7
     del description["files"]
+    description.pop("weights_in", None)  # that network's graph keeps them
     trained = finished(network, architecture)
     with write_detector(folder, description) as new:
         trained.export(new / "model.onnx")

@@ -19,6 +19,8 @@ SCRIPTS = {
 FACES = [
     ("fake_collins_face_on_hopper.jpg", (181, 123, 356, 342)),
     ("fake_hopper_face_on_collins.jpg", (182, 59, 270, 177)),
+    ("fake_hopper_mouth_on_collins.jpg", (181, 59, 271, 177)),
+    ("fake_morph_of_both.jpg", (182, 60, 269, 176)),
     ("fake_self_blended_collins.jpg", (182, 58, 270, 178)),
     ("no_face_coffee.webp", (None, None, None, None)),
     ("real_cameraman.png", (202, 119, 258, 197)),
@@ -33,6 +35,8 @@ VERDICTS = {
     "meso4": [
         (0.133428, "real"),
         (0.203264, "uncertain"),
+        (0.136402, "real"),
+        (0.118846, "real"),
         (0.129360, "real"),
         (None, "no face"),
         (0.013894, "real"),
@@ -45,6 +49,8 @@ VERDICTS = {
     "mesoinception4": [
         (0.048763, "real"),
         (0.850801, "fake"),
+        (0.528246, "uncertain"),
+        (0.490695, "uncertain"),
         (0.543773, "uncertain"),
         (None, "no face"),
         (0.081104, "real"),
@@ -57,6 +63,8 @@ VERDICTS = {
     "efficientnet_lite0": [
         (0.051934, "real"),
         (0.102730, "real"),
+        (0.053428, "real"),
+        (0.331274, "real"),
         (0.016897, "real"),
         (None, "no face"),
         (0.971902, "uncertain"),

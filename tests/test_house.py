@@ -18,7 +18,8 @@ MODULES = sorted((REPOSITORY / "models").glob("*.py")) + sorted(PIPELINE.rglob("
 ARROWS = {
     "common": "",
     "origin": "",
-    "photos": "common origin",
+    "decoding": "common",
+    "photos": "common origin decoding",
     "videos": "common photos",
     "detectors": "common",
     "foreign": "common detectors",
@@ -29,10 +30,11 @@ ARROWS = {
     "torch_engine": "common detectors foreign data evaluation feeding",
     "training": "common photos detectors foreign data evaluation feeding keras_engine torch_engine",
     "rows": "common origin photos detectors",
-    "scoring": "common origin photos videos detectors foreign keras_engine torch_engine rows",
+    "scoring": "common origin photos videos detectors foreign evaluation keras_engine torch_engine "
+    "rows",
     "comparison": "common photos detectors foreign data evaluation training scoring",
     "requests": "common detectors rows",
-    "service": "common photos detectors rows scoring requests",
+    "service": "common photos videos detectors rows scoring requests",
 }
 MOST_FILES = 13  # in a room
 MOST_LINES = 400  # in a file
@@ -47,11 +49,11 @@ TRAINING_ONLY = {
     "comparison.scores",
     "data.audit",
     "data.leaks",
+    "detectors.graph_weights",
     "evaluation.metrics",
     "evaluation.model_card",
     "evaluation.model_index",
     "evaluation.precision",
-    "evaluation.shares",
     "feeding.batches",
     "feeding.engine",
     "foreign.hub",
@@ -60,6 +62,7 @@ TRAINING_ONLY = {
     "keras_engine.backend",
     "keras_engine.callbacks",
     "keras_engine.export",
+    "keras_engine.state",
     "keras_engine.training",
     "keras_engine.weights",
     "scoring.cluster",
@@ -68,7 +71,6 @@ TRAINING_ONLY = {
     "torch_engine.average",
     "torch_engine.clip",
     "torch_engine.device",
-    "torch_engine.eight_bits",
     "torch_engine.export",
     "torch_engine.probe",
     "torch_engine.progress",

@@ -21,7 +21,7 @@ from pipeline.photos.inputs import find_photos
 from pipeline.photos.photo import Photo
 from pipeline.rows import html_report
 from pipeline.rows.files import open_output, read_rows
-from pipeline.rows.html_report import THUMBNAIL_SIDE, PictureKeeper
+from pipeline.rows.pictures import THUMBNAIL_SIDE, PictureKeeper
 from pipeline.rows.rows import COMPARED_FIELDS, FIELDS, VIDEO_FIELDS, Row
 from tests.conftest import REPOSITORY, SAMPLES
 from tests.test_rows import MODELS, TWO, any_rows, both, broken, die, face
@@ -224,7 +224,8 @@ def test_of_two_networks_each_has_its_verdict(tmp_path):
     save(page, both("a.jpg", verdicts=("fake", "real")), fields=COMPARED_FIELDS)
     text = "".join(Elements(page).texts)
     assert "The networks disagree." in text
-    assert all(text.count(model) == 2 for model in TWO)  # beside the threshold and at the face
+    # Beside the threshold, at the face, and in its row.
+    assert all(text.count(model) == 3 for model in TWO)
     assert Elements(page).of("article")[0]["class"] == "fake real"
 
 
@@ -286,11 +287,11 @@ def test_the_scoring_command_writes_it(infer, tmp_path):
     assert process.returncode == 1
     elements = Elements(tmp_path / "report.html")
     photos = list(find_photos([str(SAMPLES)]))
-    assert len(elements.of("article")) == len(elements.of("img")) == len(photos) == 9
-    assert len(elements.of("rect")) == 9  # two in one photo, none in another
+    assert len(elements.of("article")) == len(elements.of("img")) == len(photos) == 11
+    assert len(elements.of("rect")) == 11  # two in one photo, none in another
     process = infer(SAMPLES, "empty.jpg", "--output", "report.html", "--continue")
-    assert "9 photos" in process.stderr.decode()
-    assert len(Elements(tmp_path / "report.html").of("img")) == 9
+    assert "11 photos" in process.stderr.decode()
+    assert len(Elements(tmp_path / "report.html").of("img")) == 11
 
 
 @pytest.mark.slow

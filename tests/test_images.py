@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.common.errors import ImageError
-from pipeline.photos.images import PHOTO_SUFFIXES, read_image, resize
+from pipeline.photos.images import PHOTO_SUFFIXES, read_image, read_picture, resize
 from tests.broken_files import (
     as_lab,
     encoded,
@@ -406,6 +406,29 @@ def test_a_fresh_program_reads_heic_lazily_and_prints_nothing(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "refused\n", "")
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are bound so on Linux")
+def test_a_picture_is_decoded_with_as_many_threads_as_there_are_cores_for_it(tmp_path):
+    picture = Image.fromarray(smooth_picture())
+    for name, kind in (("a.heic", "HEIF"), ("b.avif", "AVIF")):
+        (tmp_path / name).write_bytes(encoded(picture, kind))
+    program = (
+        "import os, sys\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from pipeline.photos.images import read_image\n"
+        "for path in sys.argv[1:]: assert read_image(path).shape == (121, 90, 3)\n"
+        "import pillow_heif\n"
+        "from PIL import AvifImagePlugin\n"
+        "print(pillow_heif.options.DECODE_THREADS, AvifImagePlugin.DEFAULT_MAX_THREADS)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "a.heic", tmp_path / "b.avif"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("1 1\n", "")
+
+
 def large_file(format: str, mode: str = "RGB", width: int = 8000) -> bytes:
     """A picture of plain squares, three quarters as high as it is wide."""
     y, x = np.mgrid[: width * 3 // 4, :width] // 50
@@ -442,6 +465,53 @@ def test_other_threads_run_while_a_large_photo_is_read(format, mode, monkeypatch
     image = read_bytes(content)
     assert sum(handed_over) >= image.shape[0] * image.shape[1]
     assert max(handed_over) <= image.shape[0] * image.shape[1] / 40
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"progressive": True}, {"subsampling": "4:4:4"}, {"subsampling": "4:2:2"},
+    {"subsampling": "4:1:1"}, {"keep_rgb": True}, {"restart_marker_rows": 1}, {"quality": 20},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(121, 90), (1, 1), (17, 8)])
+def test_a_jpeg_has_the_pixels_that_pillow_sees(options, mode, size):
+    if mode != "RGB" and not options.keys() <= {"progressive", "restart_marker_rows", "quality"}:
+        pytest.skip("of colours only")
+    picture = Image.fromarray(smooth_picture(*size)).convert(mode)
+    content = encoded(picture, "JPEG", **options)
+    with Image.open(io.BytesIO(content)) as image:
+        np.testing.assert_array_equal(read_bytes(content), np.asarray(image.convert("RGB")))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.integers(20, 4000), st.integers(0, 255), st.booleans(), st.booleans())
+def test_of_a_damaged_jpeg_no_more_is_read_than_pillow_reads(place, byte, progressive, is_cut):
+    content = bytearray(encoded(Image.fromarray(smooth_picture()), "JPEG", progressive=progressive))
+    place = place % (len(content) - 2)
+    content[place] = byte
+    if is_cut:
+        del content[place + 1 :]
+    try:
+        pixels = read_bytes(bytes(content))
+    except ImageError:
+        return
+    with Image.open(io.BytesIO(bytes(content) + b"\xff\xd9")) as image:
+        np.testing.assert_array_equal(pixels, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux what was read")
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
+def test_a_file_is_read_once(format, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (400, 600, 3), np.uint8)
+    path = tmp_path / "photo"
+    path.write_bytes(encoded(Image.fromarray(noise), format))
+    read_picture(path)  # what is imported then does not count
+
+    def bytes_read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = bytes_read()
+    read_picture(path)
+    assert bytes_read() - before < 1.1 * path.stat().st_size + 1000
 
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")

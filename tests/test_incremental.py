@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.errors import UserError
+from pipeline.common.labels import FAKE
 from pipeline.data.dataset import Sample, load_dataset
 from pipeline.detectors.detector import load_detector
 from pipeline.detectors.versions import current_version, versions_of
@@ -92,6 +93,20 @@ def test_new_data_that_is_not_split_is_split_by_group(tmp_path):
     loose = new_dataset(tmp_path / "loose", seed=0)
     assert (len(loose.train), len(loose.validate)) == (16, 4)
     assert not {s.path for s in loose.train} & {s.path for s in loose.validate}
+
+
+def test_new_data_may_lack_a_class_however_it_is_given(tmp_path):
+    whole = make_dataset(tmp_path / "whole", train=4, validate=2)
+    fakes = [path for path in sorted(whole.rglob("*")) if path.parent.name == "fake"]
+    table = tmp_path / "fakes.csv"
+    lines = [f"{path},fake,{path.parent.parent.name}" for path in fakes]
+    table.write_text("\n".join(["path,label,split", *lines]), encoding="utf-8")
+    for split in ("train", "validate"):
+        shutil.rmtree(whole / split / "real")
+    for source in (whole, table):
+        found = new_dataset(source, seed=0)
+        assert {sample.label for sample in found.train + found.validate} == {FAKE}
+        assert len(found.train) + len(found.validate) == len(fakes)
 
 
 # ---- training further, for real, with the smallest network
@@ -280,13 +295,13 @@ def test_it_learns_at_the_rate_that_it_was_trained_with(detector, data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("given", "seed"), [([], 1), (["--seed", 0], 0)])
+@pytest.mark.parametrize(("source", "seed"), [([], 1), (["--seed", 0], 0)])
 def test_training_on_from_a_detector_changes_pictures_in_other_ways(
-    trained, data, tmp_path, given, seed
+    trained, data, tmp_path, source, seed
 ):
     recipe = RECIPE | {"init": "none", "epochs": 1}
     recipe.pop("tuning")
-    arguments = ["--data", data / "old", "--init", trained, "--output", tmp_path / "next", *given]
+    arguments = ["--data", data / "old", "--init", trained, "--output", tmp_path / "next", *source]
     train_detector(training_arguments("test", {"meso4": recipe}, list(map(str, arguments))))
     training = load_detector(tmp_path / "next").description["training"]
     assert training["arguments"]["seed"] == seed

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,16 +19,23 @@ from tests.tiny_keras import given_weights, train
 
 from keras.src.legacy.saving import legacy_h5_format  # isort: skip
 from models import ARCHITECTURES, AS_THEY_ARE, MINUS_ONE_TO_ONE, ZERO_TO_ONE  # isort: skip
-from models.efficientnet import fill_from_torchvision  # isort: skip
+from models.efficientnet import fill_from_lite0, fill_from_packaged  # isort: skip
 from models.xception import HEAD  # isort: skip
 from pipeline.keras_engine import training as keras_training  # isort: skip
+from pipeline.keras_engine.export import export_graph  # isort: skip
+from pipeline.keras_engine.state import load_state, state_of  # isort: skip
 from pipeline.detectors.detector import load_detector  # isort: skip
+from pipeline.detectors.graph_weights import pack, unpack  # isort: skip
 from pipeline.common.errors import UserError  # isort: skip
-from pipeline.photos.images import resize  # isort: skip
+from pipeline.foreign.packages import packaged_file  # isort: skip
+from pipeline.photos.images import read_image, resize  # isort: skip
 from pipeline.training.runs import read_history  # isort: skip
+from pipeline.training import shrinking  # isort: skip
 from pipeline.detectors.runtime import Runtime
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+SHIPPED = sorted(path.parent for path in (REPOSITORY / "weights").glob("*/detector.json"))
+KERAS = {name for name, each in ARCHITECTURES.items() if each.framework == "keras"}
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 BACKBONES = {
     "xception": keras.applications.Xception,
@@ -135,6 +143,75 @@ def test_weights_that_learned_from_another_scale_are_no_start(name, tmp_path):
     path.touch()
     with pytest.raises(UserError, match="it learned from pixels on another scale than"):
         keras_training.starting_point(str(path), ARCHITECTURES[name])
+
+
+def test_a_file_of_keras_is_a_start_and_so_is_a_graph_that_keeps_the_weights(tmp_path, faces):
+    folder = shutil.copytree(REPOSITORY / "weights" / "meso4", tmp_path / "meso4")
+    file = shutil.copy(folder / "model.weights.h5", tmp_path / "kept.weights.h5")
+    architecture = ARCHITECTURES["meso4"]
+    scored = Runtime.of(load_detector(folder)).logits(faces)
+    assert shrinking.main([str(folder), "--keep-graph"]) == 0
+    assert not (folder / "model.weights.h5").exists()
+    np.testing.assert_array_equal(Runtime.of(load_detector(folder)).logits(faces), scored)
+    for start in (folder, file):
+        model = architecture.build()
+        keras_training.starting_point(str(start), architecture).load(model)
+        logits = model.predict_on_batch(architecture.scaling(faces))
+        np.testing.assert_allclose(logits[:, 0], scored, rtol=1e-3, atol=1e-3)
+    with pytest.raises(UserError, match=r"kept\.weights\.h5: not the weights of a mesoinception4"):
+        keras_training.starting_point(str(file), ARCHITECTURES["mesoinception4"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("eight_bits_from", [10_000, None])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_graph_keeps_a_backbones_own_weights(name, eight_bits_from, tmp_path, faces):
+    architecture = ARCHITECTURES[name]
+    model = architecture.build()
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            gamma, beta, mean, variance = layer.get_weights()
+            gamma = random.choice([-1, 1], gamma.shape) * random.uniform(0.5, 2, gamma.shape)
+            layer.set_weights([gamma, beta + 0.1, mean - 0.1, variance * 1.5])
+    state = state_of(model)
+    graph = tmp_path / "model.onnx"
+    export_graph(model, graph)
+    size = graph.stat().st_size
+    before = Runtime(graph, architecture, "cpu").logits(faces)
+    pack(graph, state, eight_bits_from)
+    after = Runtime(graph, architecture, "cpu").logits(faces)
+    if eight_bits_from:
+        assert graph.stat().st_size < 0.4 * size
+    else:
+        np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+    back = unpack(graph)
+    assert back.keys() == state.keys()
+    keras.layers.Conv2D(1, 1), keras.layers.BatchNormalization()  # others are counted on
+    again = architecture.build()
+    load_state(again, back)
+    of_network = again.predict_on_batch(architecture.scaling(faces))[:, 0]
+    np.testing.assert_allclose(of_network, after, rtol=1e-2, atol=1e-3)
+    with pytest.raises(KeyError):
+        load_state(again, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "folder", [folder for folder in SHIPPED if folder.name in KERAS], ids=lambda folder: folder.name
+)
+def test_training_goes_on_from_each_shipped_detector(folder, faces):
+    detector = load_detector(folder)
+    architecture = detector.architecture
+    model = architecture.build()
+    keras_training.starting_point(str(folder), architecture).load(model)
+    pixels = architecture.scaling(faces)
+    scored = Runtime.of(detector).logits(faces)
+    np.testing.assert_allclose(model.predict_on_batch(pixels)[:, 0], scored, rtol=0.01, atol=0.02)
+    before = model.get_layer("logit").get_weights()[0]
+    model.compile(keras.optimizers.Adam(1e-3), keras.losses.BinaryCrossentropy(from_logits=True))
+    assert np.isfinite(model.train_on_batch(pixels, np.array([[0.0], [1.0]])))
+    assert not np.array_equal(model.get_layer("logit").get_weights()[0], before)
 
 
 def test_efficientnet_brings_pixels_to_imagenets_scale_with_any_start(imagenet, faces):
@@ -333,7 +410,7 @@ def test_a_short_training_writes_a_detector(script, name, tmp_path, faces):
     output = tmp_path / "weights" / name
     command = [sys.executable, script, "--data", data, "--output", output, "--init", "none"]
     done = subprocess.run(
-        [*command, "--epochs", "1", "--batch-size", "4", "--workers", "1"],
+        [*command, "--epochs", "1", "--batch-size", "4", "--workers", "1", "--resolution", "96"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -379,6 +456,69 @@ np.save(features, maps.permute(0, 2, 3, 1).numpy())
 """
 
 
+LITE0 = """
+import sys
+import numpy as np, timm, torch
+from safetensors.torch import save_file
+
+class Stretched(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.silu(3 * x) / 3
+
+def without_clipping(module):
+    for name, child in module.named_children():
+        if isinstance(child, torch.nn.ReLU6):
+            setattr(module, name, Stretched())
+        without_clipping(child)
+
+torch.manual_seed(0)
+network = timm.create_model("tf_efficientnet_lite0", num_classes=1).eval()
+for layer in network.modules():
+    if isinstance(layer, torch.nn.BatchNorm2d):
+        for value in (layer.weight, layer.running_var):
+            torch.nn.init.uniform_(value, 0.5, 1.5)
+        for value in (layer.bias, layer.running_mean):
+            torch.nn.init.normal_(value, 0, 0.2)
+torch.nn.init.constant_(network.classifier.bias, 0.3)
+weights, pixels, logits = sys.argv[1:]
+save_file(network.state_dict(), weights)
+without_clipping(network)
+with torch.inference_mode():
+    found = network(torch.from_numpy(np.load(pixels)).permute(0, 3, 1, 2))
+np.save(logits, found.numpy())
+"""
+
+
+def test_efficientnet_lite0s_weights_make_the_same_function(faces, tmp_path):
+    """But for the clipping at 6, and for the border, where no pixel is black in both scales."""
+    from safetensors.numpy import load_file
+
+    files = [tmp_path / name for name in ("weights.safetensors", "pixels.npy", "logits.npy")]
+    np.save(files[1], faces / np.float32(127.5) - 1)
+    subprocess.run([sys.executable, "-c", LITE0, *files], check=True)
+    model = ARCHITECTURES["efficientnet_b0"].build()
+    fill_from_lite0(model, load_file(files[0]))
+    found = model.predict(faces.astype(np.float32), verbose=0)
+    np.testing.assert_allclose(found, np.load(files[2]), rtol=1e-3)
+    with pytest.raises(KeyError):
+        fill_from_lite0(model, {})
+
+
+def test_efficientnet_b0_starts_from_a_lite0_and_not_the_other_way_round(tmp_path):
+    b0, lite0 = ARCHITECTURES["efficientnet_b0"], REPOSITORY / "weights" / "efficientnet_lite0"
+    start = keras_training.starting_point(str(lite0), b0)
+    assert start.label.startswith("detector efficientnet_lite0")
+    model = b0.build()
+    start.load(model)
+    assert np.abs(model.get_layer("logit").get_weights()[0]).sum() == 2
+    with pytest.raises(UserError, match="this is a efficientnet_lite0, not a xception"):
+        keras_training.starting_point(str(lite0), ARCHITECTURES["xception"])
+    copy = shutil.copytree(lite0, tmp_path / "lite0")
+    (copy / "model.onnx").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"model\.onnx is not the file that"):
+        keras_training.starting_point(str(copy), b0)
+
+
 def test_torchvisions_weights_give_torchvisions_features(faces, tmp_path):
     from safetensors.numpy import load_file
 
@@ -386,22 +526,26 @@ def test_torchvisions_weights_give_torchvisions_features(faces, tmp_path):
     np.save(files[1], (faces / np.float32(255) - MEAN) / STD)
     subprocess.run([sys.executable, "-c", TORCHVISION, *files], check=True)
     model = ARCHITECTURES["efficientnet_b0"].build()
-    fill_from_torchvision(model, load_file(files[0]))
+    fill_from_packaged(model, load_file(files[0]))
     ours = keras.Model(model.input, model.get_layer("top_activation").output)
     expected = np.load(files[2])
     found = ours.predict(faces.astype(np.float32), verbose=0)
     assert found.shape == expected.shape == (2, 8, 8, 1280)
     np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
     with pytest.raises(KeyError):
-        fill_from_torchvision(model, {})
+        fill_from_packaged(model, {})
+
+
+def packaged_start(architecture):
+    try:
+        return keras_training.starting_point("packaged", architecture)
+    except UserError as error:
+        pytest.skip(f"the package cannot be fetched here: {error}")
 
 
 def test_the_packaged_weights_are_those_of_a_trained_network(own_cache):
     architecture = ARCHITECTURES["efficientnet_b0"]
-    try:
-        start = keras_training.starting_point("packaged", architecture)
-    except UserError as error:
-        pytest.skip(f"the package cannot be fetched here: {error}")
+    start = packaged_start(architecture)
     assert "MIT" in start.label
     model = architecture.build()
     before = model.get_layer("stem_conv").get_weights()[0]
@@ -412,7 +556,34 @@ def test_the_packaged_weights_are_those_of_a_trained_network(own_cache):
     assert (spread > 0).all() and spread.std() > 0, "these are statistics of real pictures"
 
 
-@pytest.mark.parametrize("name", ["xception", "meso4", "mesoinception4"])
+@pytest.mark.slow
+def test_the_packaged_xception_is_what_its_own_graph_computes(own_cache):
+    import onnx
+    import openvino
+
+    architecture = ARCHITECTURES["xception"]
+    start = packaged_start(architecture)
+    assert "MIT" in start.label and "GPLv3" in start.label
+    model = architecture.build()
+    start.load(model)
+    features = keras.Model(model.input, model.get_layer("head_pool").output)
+    photos = sorted((REPOSITORY / "samples").glob("*.jpg"))[:3]
+    faces = np.stack([resize(read_image(path), 256, "area") for path in photos])
+    file = packaged_file("xception")
+    graph = onnx.load(file).graph
+    end = {each.name.split("/read")[0]: onnx.numpy_helper.to_array(each) for each in
+           graph.initializer if each.name.startswith("predictions/")}  # fmt: skip
+    ours = features.predict_on_batch(architecture.scaling(faces)) @ end["predictions/kernel"]
+    ours = keras.ops.softmax(ours + end["predictions/bias"])
+    network = openvino.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    theirs = network(faces / np.float32(255))[0]
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(ours), theirs, atol=1e-4)
+    assert np.ptp(theirs[:, 0]) > 1e-3, "they are told apart"
+    with pytest.raises(KeyError):
+        architecture.module.fill_from_packaged(model, {})
+
+
+@pytest.mark.parametrize("name", ["meso4", "mesoinception4"])
 def test_networks_without_a_package_say_so(name):
     with pytest.raises(UserError, match=r"packaged.*efficientnet_b0"):
         keras_training.starting_point("packaged", ARCHITECTURES[name])

@@ -7,9 +7,10 @@ from tests.conftest import FACE_SAMPLE
 from tests.web_service import files, serving
 
 FIELDS = {
-    "/api/score": ["files", "sample", "model", "explain", "page"],
-    "/api/generate": ["seed", "truncation", "model", "explain", "page"],
-    "/": ["files", "sample", "model", "explain", "seed", "truncation", "generate"],
+    "/api/score": ["files", "sample", "model", "explain", "stability", "page"],
+    "/api/record": ["files", "sample", "model", "explain", "stability"],
+    "/api/generate": ["seed", "truncation", "model", "explain", "stability", "page"],
+    "/": ["files", "sample", "model", "explain", "stability", "seed", "truncation", "generate"],
 }
 GETS = ["/api/models", "/healthz", "/metrics", "/openapi.json"]
 
@@ -53,7 +54,7 @@ def test_a_path_in_place_of_a_photo_is_refused(service):
     assert names(post(service, "/api/score", part), "files")
 
 
-@pytest.mark.parametrize(("path", "name"), [("/api/generate", "seed"), ("/api/score", "explain")])
+@pytest.mark.parametrize(("path", "name"), [("/api/generate", "seed"), ("/api/score", "stability")])
 def test_a_field_given_twice_is_not_half_ignored(service, path, name):
     photo = files(FACE_SAMPLE) if path == "/api/score" else []
     parts = [*photo, (name, (None, "1")), (name, (None, "0"))]

@@ -32,6 +32,6 @@ def test_it_runs_on_the_sample_photos(notebook, own_cache, tmp_path, monkeypatch
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 10, "ROC, confusion, reliability, speed, training, robustness, mistakes"
     text = "".join(output.get("text", "") for output in outputs)
-    assert "samples: 4 real, 3 fake" in text
+    assert "samples: 4 real, 5 fake" in text
     [output] = tmp_path.glob("tmp*/index.html")
     assert "data:image/png" in output.read_text()

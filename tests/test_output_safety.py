@@ -77,6 +77,7 @@ def test_a_second_run_is_refused_until_the_first_has_ended(infer, start_infer, t
         "photos",
         output.name,
         note_of(output).name,
+        *(["rows.json"] if suffix == ".html" else []),  # the page's record
     }
 
 

@@ -16,8 +16,8 @@ from pipeline.evaluation import robustness
 from pipeline.evaluation.metrics import evaluate
 from pipeline.feeding import augmentation
 from pipeline.feeding.batches import Batches
-from pipeline.photos.pixels import recompress, shrink, shrunk_size
-from pipeline.rows.html_report import thumbnail
+from pipeline.photos.pixels import recompress, shrink, shrink_in_steps, shrunk_size
+from pipeline.rows.pictures import thumbnail
 from pipeline.service import pictures
 
 
@@ -44,6 +44,17 @@ def test_what_is_small_enough_stays_the_same_array_and_no_side_vanishes(face):
     assert shrink(face, 301) is face and shrink(face, 5000) is face
     assert shrunk_size(3000, 1, 100) == (100, 1)
     assert shrink(np.zeros((1, 3000, 3), np.uint8), 100).shape == (1, 100, 3)
+
+
+@pytest.mark.parametrize("size", [(1500, 2800), (1501, 5003), (3, 5000), (1, 4000), (900, 2399)])
+def test_shrinking_in_steps_gives_about_the_same(size):
+    picture = cv2.resize(data.astronaut(), size[::-1], interpolation=cv2.INTER_CUBIC)
+    once, in_steps = shrink(picture, 600), shrink_in_steps(picture, 600)
+    assert np.abs(np.subtract(once.shape, in_steps.shape)).max() <= 1
+    same = tuple(slice(min(sides)) for sides in zip(once.shape, in_steps.shape, strict=True))
+    assert np.abs(once[same].astype(int) - in_steps[same]).mean() < 2
+    if max(size) < 2400:
+        np.testing.assert_array_equal(once, in_steps)
 
 
 def test_pages_and_batches_shrink_as_they_did(face):

@@ -11,6 +11,7 @@ import pytest
 from pipeline.common.errors import UserError
 from pipeline.detectors.calibration import FEWEST_OF_A_SOURCE
 from pipeline.detectors.detector import INT8_GRAPH, load_detector
+from pipeline.detectors.real_scores import real_scores_in
 from pipeline.detectors.runtime import Runtime
 from pipeline.detectors.versions import copies_of, keep_version
 from pipeline.evaluation.robustness import CLEAN, EVERYDAY, GRID
@@ -63,6 +64,9 @@ def test_a_detector_is_calibrated_on_other_pictures(detector, tmp_path):
     description = now.description
     assert description["calibration"]["rule"] == "each-fpr=0.1"
     assert description["calibration"]["images"] == {"real": len(reals), "fake": len(reals)}
+    real = real_scores_in(description)
+    assert (real.faces, real.versions) == (len(reals), 1)
+    assert real.share(now.calibration.threshold) <= 0.1
     assert description["metrics"]["unseen_auc"] == 0.6
     assert description["metrics"]["auc"] != before["metrics"]["auc"]
     assert "precision" not in description and not {*INT8_GRAPH} & {*description["files"]}

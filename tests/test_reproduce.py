@@ -50,14 +50,14 @@ def data(tmp_path) -> Path:
 
 @pytest.fixture
 def shipped(tmp_path, own_cache, monkeypatch) -> Path:
-    folder = make_detector(tmp_path / "shipped" / "lite", "efficientnet_lite0", 8, 0, 16)
-    monkeypatch.setattr(reproduce, "SHIPPED", folder)
-    return folder
+    monkeypatch.setattr(reproduce, "WEIGHTS", tmp_path / "shipped")
+    folder = tmp_path / "shipped" / "efficientnet_lite0"
+    return make_detector(folder, "efficientnet_lite0", 8, 0, 16)
 
 
 def test_a_detector_as_good_passes_and_a_worse_one_does_not(data, shipped, tmp_path, capsys):
     arguments = ["--data", str(data), "--output", str(tmp_path / "out")]
-    again = shutil.copytree(shipped, tmp_path / "out" / "lite")
+    again = shutil.copytree(shipped, tmp_path / "out" / shipped.name)
     assert reproduce.main(arguments) == 0
     said = capsys.readouterr()
     assert "| greys, AUC | 1.000 | 1.000 | −0.020 |" in said.out
@@ -89,14 +89,41 @@ def test_faces_that_are_not_there_are_refused(data, missing, tmp_path):
 
 
 def test_make_passes_the_folder_on():
-    make = ["make", "--dry-run", "reproduce", "FACES=some faces"]
+    make = ["make", "--dry-run", "reproduce", "FACES=some faces", "NETWORK=meso4"]
     done = subprocess.run(make, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert 'benchmarks/reproduce.py --data "some faces"' in done.stdout
+    assert 'benchmarks/reproduce.py --network meso4 --data "some faces"' in done.stdout
+
+
+def test_every_shipped_network_can_be_trained_again():
+    shipped = {path.parent.name for path in (REPOSITORY / "weights").glob("*/detector.json")}
+    assert set(reproduce.NETWORKS) == shipped
+
+
+@pytest.mark.parametrize("name", reproduce.NETWORKS)
+def test_every_stage_is_a_command_that_parses(name, tmp_path, monkeypatch):
+    """Each goes on from the one before, and the last one writes the detector folder itself."""
+    commands = []
+    monkeypatch.setattr(reproduce.forgetting, "train", lambda command: commands.append(command))
+    monkeypatch.setattr(
+        reproduce.weight_average, "main", lambda options: commands.append(["average", *options])
+    )
+    network = reproduce.NETWORKS[name]
+    reproduce.train(network, tmp_path / "faces", None, tmp_path / name)
+    assert len(commands) == len(network.stages) and commands[-1][-1] in (tmp_path / name,)
+    for number, command in enumerate(commands):
+        if network.stages[number].start == reproduce.PREVIOUS:
+            assert str(commands[number - 1][-1]) in command
+        if command[0] != "average":
+            arguments = [sys.executable, *map(str, command), "--help"]
+            done = subprocess.run(arguments, cwd=REPOSITORY, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
 def test_a_short_try_goes_on_after_an_interruption(own_cache, tmp_path):
     data = make_dataset(tmp_path / "faces", train=32, validate=4)
+    for number, path in enumerate(sorted(data.rglob("*.*"))):  # the last stage balances sources
+        path.rename(path.with_name(f"{path.parent.name}{number % 2}_{number:03}{path.suffix}"))
     shutil.copytree(data / "validate", data / "test" / "tiny")
     arguments = ["--data", data, "--output", tmp_path / "out", "--epochs", 2]
     detector = tmp_path / "out" / "efficientnet_lite0"
@@ -118,13 +145,15 @@ def test_a_short_try_goes_on_after_an_interruption(own_cache, tmp_path):
     assert [line.split(" | ")[0] for line in lines[2:5]] == [
         f"| tiny, {figure}" for figure in ("AUC", "real passed", "fakes found")
     ]
-    stages = [detector.with_name(f"efficientnet_lite0-{number}") for number in (1, 2, 3, 4)]
+    stages = [detector.with_name(f"efficientnet_lite0-{number}") for number in range(1, 6)]
     assert read_history(stages[0])[0] == first, "the first epoch was not trained again"
-    for stage, start in zip((*stages, detector), ("ImageNet", *stages[:3], stages[2]), strict=True):
+    starts = ("ImageNet", *stages[:3], stages[2], stages[4])  # the fifth is an average
+    for stage, start in zip((*stages, detector), starts, strict=True):
         training = json.loads((stage / "detector.json").read_text())["training"]
         expected = start if start == "ImageNet" else f"detector {start.name} (ImageNet)"
         assert training["epochs_run"] == 2 and training["start"] == expected
-    assert training["arguments"]["self_blended"] == 0.2, "as the last stage has it"
+    assert training["arguments"]["self_blended"] == 0.15, "as the last stage has it"
+    training = json.loads((stages[4] / "detector.json").read_text())["training"]
     parts = [(part["name"], part["share"]) for part in training["averaged"]]
     assert parts == [(stages[0].name, 0.25), (stages[3].name, 0.75)]
 

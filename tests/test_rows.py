@@ -61,6 +61,10 @@ any_rows = st.builds(
     error=texts | st.none(),
     declared=st.sampled_from(["generated", "edited", "camera"]) | st.none(),
     declared_by=texts | st.none(),
+    stability=fractions,
+    fake_probability_low=fractions,
+    fake_probability_high=fractions,
+    reason=texts | st.none(),
     agreement=st.booleans() | st.none(),
 )
 
@@ -125,7 +129,8 @@ def die(writer: RowWriter) -> None:
 def test_columns_are_those_of_the_contract():
     assert ", ".join(FIELDS) == (
         "path, face, left, top, right, bottom, face_score, fake_probability, "
-        "verdict, threshold, model, error, declared, declared_by"
+        "verdict, threshold, model, error, declared, declared_by, stability, "
+        "fake_probability_low, fake_probability_high, reason"
     )
     assert (*FIELDS, "agreement") == COMPARED_FIELDS
 
@@ -153,7 +158,7 @@ def test_types_and_empty_fields(tmp_path, suffix):
     save(path, [face("a.jpg")], [broken("b.jpg")])
     first, second = read_rows(path)
     assert [type(value) for value in first.values()] == (
-        [str] + [int] * 5 + [float] * 2 + [str, float, str] + [type(None)] * 3
+        [str] + [int] * 5 + [float] * 2 + [str, float, str] + [type(None)] * 7
     )
     assert {name for name, value in second.items() if value is not None} == {
         "path",
@@ -167,12 +172,14 @@ def test_csv_and_json_lines_as_others_read_them(tmp_path):
     save(tmp_path / "rows.csv", [face("é,.jpg")])
     save(tmp_path / "rows.jsonl", [face("é,.jpg")])
     assert (tmp_path / "rows.csv").read_bytes().decode() == (
-        ",".join(FIELDS) + '\n"é,.jpg",0,-3,0,250,256,0.93,0.100000001,fake,0.5,meso4,,,\n'
+        ",".join(FIELDS) + '\n"é,.jpg",0,-3,0,250,256,0.93,0.100000001,fake,0.5,meso4,,,,,,,\n'
     )
     line = (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
     assert line.startswith('{"path": "é,.jpg", "face": 0, "left": -3,')
     assert line.endswith(
-        '"model": "meso4", "error": null, "declared": null, "declared_by": null}\n'
+        '"model": "meso4", "error": null, "declared": null, "declared_by": null, '
+        '"stability": null, "fake_probability_low": null, "fake_probability_high": null, '
+        '"reason": null}\n'
     )
 
 
@@ -207,7 +214,13 @@ def test_parquet_is_typed_and_valid_utf8(tmp_path):
     save(tmp_path / "rows.parquet", [face("\udcff.jpg")])
     schema = pyarrow.parquet.read_schema(tmp_path / "rows.parquet")
     assert [str(field.type) for field in schema] == (
-        ["string"] + ["int32"] * 5 + ["double"] * 2 + ["string", "double"] + ["string"] * 4
+        ["string"]
+        + ["int32"] * 5
+        + ["double"] * 2
+        + ["string", "double"]
+        + ["string"] * 4
+        + ["double"] * 3
+        + ["string"]
     )
     table = pyarrow.parquet.read_table(tmp_path / "rows.parquet")
     assert table["path"].to_pylist() == [r"\udcff.jpg"]
@@ -449,8 +462,8 @@ def test_outputs_that_cannot_be_are_refused_at_once(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").write_bytes(b"")
     for name, sentence in (
-        ("rows.txt", r"\.csv, \.jsonl, \.parquet or \.html"),
-        ("rows", r"\.csv, \.jsonl, \.parquet or \.html"),
+        ("rows.txt", r"\.csv, \.jsonl, \.parquet, \.html or \.json"),
+        ("rows", r"\.csv, \.jsonl, \.parquet, \.html or \.json"),
         ("folder.csv", "this is a folder"),
         ("file/rows.csv", "cannot be written here"),
         ("x" * 300 + ".jsonl", "cannot be written here"),

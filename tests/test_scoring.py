@@ -37,7 +37,7 @@ def sample_photos() -> list[Path]:
 def test_rows_of_the_samples():
     detector = load_detector(DETECTOR)
     rows = score(sample_photos())
-    assert len(rows) == 9
+    assert len(rows) == 11
     for path, of_photo in rows.items():
         width, height = read_image(path).shape[1::-1]
         for number, row in enumerate(of_photo):
@@ -75,7 +75,7 @@ def test_a_photo_turned_by_exif_is_scored_upright(tmp_path):
 
 def test_whole_pictures():
     rows = score(sample_photos(), face_mode="none")
-    assert len(rows) == 9
+    assert len(rows) == 11
     for path, (row,) in rows.items():
         height, width = read_image(path).shape[:2]
         assert (row.face, row.left, row.top, row.right, row.bottom) == (0, 0, 0, width, height)

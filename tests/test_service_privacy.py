@@ -40,6 +40,9 @@ def test_nothing_is_written_and_no_name_is_logged(own_cache):
         "    sys.addaudithook(watch)\n"
         "    answer = browser.post('/api/score', files=files, data={'page': '1'})\n"
         "    assert answer.json()['rows'][0]['fake_probability'], answer.text\n"
+        "    files[1] = ('files', ('other.jpg', files[1][1][1]))\n"
+        "    answer = browser.post('/api/record', files=files)\n"
+        "    assert answer.content.startswith(b'PK'), answer.text\n"
         "print(written)\n"
     )
     ran = subprocess.run(
@@ -56,6 +59,7 @@ def test_logs_hold_no_names(service):
     parts = [("files", ("a very private name.jpg", b"no photo")), *files(FACE_SAMPLE)]
     httpx.post(f"{service.address}/api/score", files=parts, timeout=60)
     httpx.post(f"{service.address}/", files=parts, timeout=60)
+    httpx.post(f"{service.address}/api/record", files=parts, timeout=60)
     assert "POST /api/score" in service.log()
     assert "private" not in service.log()
     assert FACE_SAMPLE.stem not in service.log()

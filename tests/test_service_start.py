@@ -249,7 +249,8 @@ def test_a_detector_that_is_damaged_later_is_refused_without_its_path(tmp_path):
 
 def test_the_shipped_weights_pass():
     with client(weights=str(WEIGHTS)) as browser:
-        assert len(browser.get("/api/models").json()) == len(list(WEIGHTS.glob("*/detector.json")))
+        alone = [each for each in browser.get("/api/models").json() if not each["members"]]
+        assert len(alone) == len(list(WEIGHTS.glob("*/detector.json")))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])

@@ -20,13 +20,23 @@ SHIPPED = sorted(path.parent for path in (REPOSITORY / "weights").glob("*/detect
 LOWEST_AUC = {
     "meso4": {"stylegan": 0.815, "dfdc": 0.77},
     "mesoinception4": {"stylegan": 0.8, "dfdc": 0.74},
+    "efficientnet_b0": {"stylegan": 0.895, "dfdc": 0.915, "text_to_image": 0.98},
     "efficientnet_lite0": {"stylegan": 0.935, "dfdc": 0.935, "text_to_image": 0.985},
+    "resnet50": {"dfdc": 0.755, "text_to_image": 0.895},
     "vit": {"gpt_4o": 0.97, "faceswap": 0.99},
 }
 ENLARGED = {"real": 1164, "fake": 985}
-VALIDATED_ON = {"vit": ENLARGED, "efficientnet_lite0": ENLARGED}  # the others on the first faces
+# The others on the first faces.
+VALIDATED_ON = dict.fromkeys(("vit", "resnet50", "efficientnet_b0", "efficientnet_lite0"), ENLARGED)
 # At the threshold, of the real faces, of which those of UTKFace are soft.
-LOWEST_PASSED = {"meso4": 0.87, "mesoinception4": 0.87, "efficientnet_lite0": 0.97, "vit": 0.97}
+LOWEST_PASSED = {
+    "meso4": 0.87,
+    "mesoinception4": 0.87,
+    "efficientnet_b0": 0.97,
+    "efficientnet_lite0": 0.97,
+    "resnet50": 0.98,
+    "vit": 0.97,
+}
 LOWEST_PASSED_OF_UTKFACE = 0.98
 
 

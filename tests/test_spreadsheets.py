@@ -79,7 +79,7 @@ def test_names_are_not_cut_where_a_semicolon_or_a_tab_parts_the_fields(tmp_path)
 def test_rows_of_earlier_versions_keep_their_names(tmp_path):
     rows = tmp_path / "rows.csv"
     rows.write_text(
-        ",".join(FIELDS) + "\n=1.jpg,,,,,,,,no face,,meso4,,,\na.jpg,,,,,,,,no face,,,,,\n"
+        ",".join(FIELDS) + "\n=1.jpg,,,,,,,,no face,,meso4,,,,,,,\na.jpg,,,,,,,,no face,,,,,,,,,\n"
     )
     assert [row["path"] for row in read_rows(rows)] == ["=1.jpg", "a.jpg"]
 
@@ -89,7 +89,7 @@ signs = st.text(st.sampled_from("'=-+@ \t\r\n;\",x\xa0＝"), min_size=1, max_siz
 
 @given(path=signs, error=signs)
 def test_no_two_names_become_one(path, error):
-    row = Row(path=path, verdict="error", declared_by=error).as_dict(FIELDS)
+    row = Row(path=path, verdict="error", reason=error).as_dict(FIELDS)
     record = Csv.encode(row)
     assert Csv(FIELDS).decode(record) == row
     [cells] = csv.reader(record.decode().removesuffix("\n").splitlines(keepends=True))

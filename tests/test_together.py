@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from argparse import Namespace
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,11 +11,12 @@ import pytest
 from pipeline.common.errors import UserError
 from pipeline.detectors.calibration import Calibration
 from pipeline.detectors.detector import GRAPH, load_detector
+from pipeline.detectors.real_scores import real_scores_in
 from pipeline.detectors.together import SECTION, companion_of, paired, temperatures, together
 from pipeline.photos.photo import Photo
 from pipeline.rows.run_settings import version_of
+from pipeline.scoring.opening import with_companion
 from pipeline.scoring.scoring import Scorer
-from pipeline.scoring.scoring_command import _with_companion
 from pipeline.training.together import main
 from tests.conftest import FACE_SAMPLE, REPOSITORY, SAMPLES
 from tests.tiny_dataset import make_dataset
@@ -63,6 +63,7 @@ def test_the_command_calibrates_and_the_script_scores(two, tmp_path, infer, caps
     section = load_detector(first).description[SECTION]
     [kept] = section.values()
     assert kept["name"] == "mesoinception4" and kept["calibration"]["rule"] == "fpr=0.1"
+    assert real_scores_in(kept).faces == 12
 
     output = tmp_path / "rows.jsonl"
     photo = SAMPLES / "two_people.jpg"
@@ -127,18 +128,37 @@ def test_after_a_new_calibration_the_first_one_scores_alone_and_it_is_said(
     calibration = asdict(Calibration(1.0, 0.9, 0.2, "by hand"))
     section = {"calibration": calibration, "temperatures": temperatures(first, second)}
     change(two[0], together={second.description["files"][GRAPH]: section})
-    args = Namespace(together=None, weights=None)
     first = load_detector(two[0])
     monkeypatch.setattr(companion_of, "__defaults__", (tmp_path,))
-    assert _with_companion(first, args).members == (first, second)
+    assert with_companion(first, None, None).members == (first, second)
     assert "as one" in capsys.readouterr().err
     recalibrated = {**second.description["calibration"], "temperature": 9.0}
     change(two[1], calibration=recalibrated)
-    assert _with_companion(first, args) == first
+    assert with_companion(first, None, None) == first
     assert "alone" in capsys.readouterr().err
-    args = Namespace(together=str(two[1]), weights=None)
     with pytest.raises(UserError, match="not calibrated together"):
-        _with_companion(first, args)
+        with_companion(first, str(two[1]), None)
+
+
+def test_without_the_very_one_the_first_scores_alone_and_it_is_said(
+    two, tmp_path, monkeypatch, capsys
+):
+    section = {
+        "name": "mesoinception4",
+        "calibration": asdict(Calibration(1.0, 0.9, 0.2, "by hand")),
+        "temperatures": temperatures(*map(load_detector, two)),
+    }
+    change(two[0], together={"0" * 64: section})
+    first = load_detector(two[0])
+    monkeypatch.setattr(companion_of, "__defaults__", (tmp_path,))
+    assert with_companion(first, None, None) == first, "there is another of that name"
+    assert "alone" in capsys.readouterr().err
+    shutil.rmtree(two[1])
+    assert with_companion(first, None, None) == first
+    said = capsys.readouterr().err
+    assert "mesoinception4" in said and "alone" in said
+    assert with_companion(first, None, "weights/named") == first
+    assert not capsys.readouterr().err
 
 
 def test_rows_of_a_pair_depend_on_both_graphs(two):
@@ -148,3 +168,24 @@ def test_rows_of_a_pair_depend_on_both_graphs(two):
     another = replace(second, description={**second.description, "files": files})
     versions = [version_of(paired(first, other, calibration)) for other in (second, another)]
     assert versions[0] != versions[1]
+
+
+@pytest.mark.slow  # starts Ray
+def test_a_cluster_scores_with_the_pair(two, infer, tmp_path):
+    dataset = pytest.importorskip("pyarrow.dataset")
+    pytest.importorskip("ray")
+    first, second = map(load_detector, two)
+    section = {
+        "calibration": asdict(Calibration(1.0, 0.9, 0.2, "by hand")),
+        "temperatures": temperatures(first, second),
+    }
+    change(two[0], together={second.description["files"][GRAPH]: section})
+    pair = ("--weights", two[0], "--together", two[1])
+    command = (FACE_SAMPLE, "--output", tmp_path / "rows", "--workers", 1, *pair)
+    for _ in range(2):  # again: what is in the parts is not scored again
+        done = infer(*command, script="score_cluster.py")
+        assert done.returncode == 0, done.stderr.decode()
+    [row] = dataset.dataset(tmp_path / "rows", format="parquet").to_table().to_pylist()
+    assert row["model"] == "meso4+mesoinception4" and row["threshold"] == 0.9
+    done = infer(*command, "--weights", two[1], script="score_cluster.py")
+    assert done.returncode == 2 and "once, not twice" in done.stderr.decode()

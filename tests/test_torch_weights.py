@@ -22,7 +22,8 @@ from transformers import ViTConfig, ViTForImageClassification
 from models import ARCHITECTURES, resnet50
 from models.efficientnet_lite import packaged_imagenet
 from pipeline.common.errors import UserError
-from pipeline.detectors.detector import write_detector
+from pipeline.detectors.detector import load_detector, write_detector
+from pipeline.detectors.runtime import Runtime
 from pipeline.foreign import hub
 from pipeline.photos.images import resize
 from pipeline.torch_engine.weights import WEIGHTS, starting_point
@@ -351,3 +352,26 @@ def test_a_hub_that_does_not_answer_is_given_up_within_a_minute(hub_at, monkeypa
         with pytest.raises(UserError, match="cannot be fetched from here"):
             starting_point("imagenet", ARCHITECTURES["resnet50"])
         assert time.monotonic() - began < 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet50", "vit"])
+def test_training_goes_on_from_each_shipped_detector(name, own_cache):
+    folder = REPOSITORY / "weights" / name
+    detector = load_detector(folder)
+    architecture = detector.architecture
+    network = architecture.build().eval()
+    starting_point(str(folder), architecture).load(network)
+    pixels = faces(2, architecture.input_size)
+    scaled = torch.from_numpy(architecture.scaling(pixels)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        logits = network(scaled).numpy()[:, 0]
+    scored = Runtime.of(detector).logits(pixels)
+    np.testing.assert_allclose(logits, scored, rtol=0.01, atol=0.02)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(
+        network(scaled)[:, 0], torch.tensor([0.0, 1.0])
+    )
+    loss.backward()
+    gradients = [each.grad for each in network.parameters() if each.grad is not None]
+    assert gradients and all(torch.isfinite(each).all() for each in gradients)
+    assert any(each.abs().max() > 0 for each in gradients)

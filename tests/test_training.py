@@ -512,7 +512,7 @@ def test_a_start_of_another_kind_is_refused(data, monkeypatch, tmp_path, capfd):
         (tmp_path / "absent", "there is no such file or folder"),
         (tmp_path, "there is no detector here"),
         (tmp_path / "absent.h5", "this file cannot be read"),
-        (DETECTOR / "model.weights.h5", "none of MesoNet's four published"),
+        (DETECTOR / "model.weights.h5", "model.weights.h5: not the weights of a mesoinception4"),
         ("imagenet", "nobody has trained mesoinception4 on ImageNet"),
     ):
         with pytest.raises(UserError, match=sentence):

@@ -185,7 +185,7 @@ def test_each_network_gives_the_rows_that_it_gives_alone(detectors, face_mode, b
             assert replace(row, fake_probability=0, agreement=None) == replace(
                 other, fake_probability=0
             )
-    assert found == 9
+    assert found == 11
 
 
 def test_rows_of_a_face_stand_together(detectors):
@@ -302,15 +302,15 @@ def test_every_format(infer, detectors, tmp_path, suffix):
     ]
     for row, other in zip(rows, expected, strict=True):
         assert row["fake_probability"] == pytest.approx(other.fake_probability, abs=1e-6)
-    assert len(rows) == 2 * 9 + 1
+    assert len(rows) == 2 * 11 + 1
     disagreements = sum(row["agreement"] is False for row in rows) // 2
-    assert 0 < disagreements < 9
+    assert 0 < disagreements < 11
     summary = process.stderr.decode()
     assert f"; {disagreements} disagree; 1 without a face; 1 other file skipped; " in summary
     for model in ("xception", "efficientnet_lite0"):
         fakes = sum(row["model"] == model and row["verdict"] == "fake" for row in rows)
         assert f"; {model}: {fakes} fake, " in summary
-    assert summary.startswith("9 photos, 9 faces; ")
+    assert summary.startswith("11 photos, 11 faces; ")
 
 
 def test_the_table_has_a_line_a_face(infer, detectors):
@@ -318,7 +318,7 @@ def test_the_table_has_a_line_a_face(infer, detectors):
     assert process.returncode == 0
     header, *lines = process.stdout.decode().splitlines()
     assert header.split() == ["xception", "efficientnet_lite0", "agree", "face", "photo"]
-    assert len(lines) == 10
+    assert len(lines) == 12
     for line in lines:
         if not line.startswith("no face"):
             verdicts = re.match(r"(\w+) +[\d.]+%  (\w+) +[\d.]+% +(yes|no) +[01]  /", line)
@@ -391,7 +391,11 @@ def test_a_clone_without_weights(infer, clone):
     of_xception, of_efficientnet = process.stderr.decode().splitlines()
     for sentence, name, training in (
         (of_xception, "xception", "train_xception.py"),
-        (of_efficientnet, "efficientnet_b0", "train_efficientnet.py"),
+        (
+            of_efficientnet,
+            "efficientnet_lite0",
+            "train_efficientnet.py --architecture efficientnet_lite0",
+        ),
     ):
         assert f"{clone / 'weights' / name}: there is no detector here" in sentence
         assert f"`python {training} --data dataset/`" in sentence
@@ -399,7 +403,7 @@ def test_a_clone_without_weights(infer, clone):
 
 
 @pytest.mark.parametrize(
-    ("there", "missing"), [("xception", "efficientnet_b0"), ("efficientnet_lite0", "xception")]
+    ("there", "missing"), [("xception", "efficientnet_lite0"), ("efficientnet_b0", "xception")]
 )
 def test_one_network_scores_alone_where_the_other_is_missing(
     infer, clone, tmp_path, there, missing
@@ -431,8 +435,8 @@ def test_one_network_scores_alone_where_the_other_is_missing(
     ]
 
 
-def test_efficientnet_b0_comes_before_lite0(infer, clone):
-    for architecture in ("xception", "efficientnet_lite0", "efficientnet_b0"):
+def test_efficientnet_lite0_comes_before_b0(infer, clone):
+    for architecture in ("xception", "efficientnet_b0", "efficientnet_lite0"):
         make_detector(clone / "weights" / architecture, architecture)
         if architecture != "xception":
             process = infer(FACE_SAMPLE, script=clone / SCRIPT)
@@ -462,8 +466,8 @@ def test_detectors_that_cannot_score_together(infer, detectors, tmp_path):
     second = make_detector(tmp_path / "b0", "efficientnet_b0")
     same_name = make_detector(tmp_path / "xception", "efficientnet_b0")
     for folders, phrases in (
-        ([detectors[0], vit], [str(vit), "xception, efficientnet_b0 or efficientnet_lite0"]),
-        ([*detectors, second], [str(second), "second efficientnet_b0 or efficientnet_lite0"]),
+        ([detectors[0], vit], [str(vit), "xception, efficientnet_lite0 or efficientnet_b0"]),
+        ([*detectors, second], [str(second), "second efficientnet_lite0 or efficientnet_b0"]),
         ([detectors[0], same_name], ["named xception", "detector.json"]),
         ([detectors[0], tmp_path / "gone"], ["gone: there is no detector here"]),
     ):

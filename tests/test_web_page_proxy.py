@@ -46,16 +46,18 @@ def test_the_page_has_its_looks_and_its_samples(open_page):
 def test_a_photo_a_sample_and_a_generated_face(open_page):
     page = open_page()
     page.set_input_files("#files", FACE_SAMPLE)
-    page.click("text=Check the photos")
-    page.wait_for_selector(".result")
-    assert page.locator(".result h3").inner_text() == FACE_SAMPLE.name
+    page.wait_for_selector(".result:not(.waiting)")
+    assert page.locator(".result h2").inner_text() == FACE_SAMPLE.name
+    page.click("text=Take a sample")
     page.click("text=real collins")
     page.wait_for_selector(".result:nth-of-type(2)")
+    page.wait_for_selector("#stop", state="hidden")
     page.click("text=Generate a face")
     page.fill("#seed", "5")
     page.click("text=Generate and check")
     page.wait_for_selector(".result:nth-of-type(3)")
-    assert "seed 5" in page.locator(".result h3").first.inner_text()
+    page.wait_for_selector("#stop", state="hidden")
+    assert "seed 5" in page.locator(".result h2").first.inner_text()
     assert page.locator("#error").inner_text() == ""
 
 
@@ -63,10 +65,11 @@ def test_without_javascript(open_page, address):
     page = open_page(java_script_enabled=False)
     page.set_input_files("#files", FACE_SAMPLE)
     page.click("text=Check the photos")
-    assert page.locator(".result h3").inner_text() == FACE_SAMPLE.name
+    assert page.locator(".result h2").inner_text() == FACE_SAMPLE.name
     assert page.url == address
+    page.click("text=Take a sample")
     page.click("text=real collins")
-    assert page.locator(".result h3").inner_text() == "real_collins.jpg"
+    assert page.locator(".result h2").inner_text() == "real_collins.jpg"
 
 
 def test_the_links_of_the_page_lead_somewhere(open_page, address):
@@ -80,6 +83,5 @@ def test_what_the_proxy_refuses_is_said(open_page):
     page = open_page()
     large = {"name": "large.jpg", "mimeType": "image/jpeg", "buffer": bytes(2_000_000)}
     page.set_input_files("#files", large)  # nginx takes one megabyte, unless it is told otherwise
-    page.click("text=Check the photos")
     page.wait_for_selector("#error:not(:empty)")
     assert "too large" in page.locator("#error").inner_text()

@@ -10,6 +10,7 @@ from pipeline.common.errors import UserError
 from pipeline.detectors.detector import change_detector, load_detector
 from pipeline.detectors.runtime import Runtime
 from pipeline.torch_engine.export import export_graph
+from pipeline.torch_engine.weights import read_weights
 from pipeline.training import weight_average
 from pipeline.training.finishing import predict
 from tests.conftest import REPOSITORY
@@ -22,25 +23,39 @@ HEAD = "classifier.weight"
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
-@pytest.fixture
-def other(tmp_path):
-    """The shipped EfficientNet-Lite0, its head three times as large, as if trained on."""
-    folder = copy_of(LITE, tmp_path / "other")
-    with change_detector(load_detector(folder)) as (new, description):
-        weights = load_file(folder / "model.safetensors")
-        save_file(weights | {HEAD: 3 * weights[HEAD]}, new / "model.safetensors")
-        network = load_detector(folder).architecture.build()
+def lite_whose_head_is(scale, folder):
+    """The shipped EfficientNet-Lite0 with its head ``scale`` times as large: weights and graph.
+
+    As training writes it: the shipped one keeps its weights in the graph.
+    """
+    copy_of(LITE, folder)
+    detector = load_detector(folder)
+    weights, _ = read_weights(folder, detector.architecture)
+    with change_detector(detector) as (new, description):
+        description.pop("weights_in")
+        save_file(weights | {HEAD: scale * weights[HEAD]}, new / "model.safetensors")
+        network = detector.architecture.build()
         network.load_state_dict(load_file(new / "model.safetensors"))
         export_graph(network.eval(), 224, new / "model.onnx")
-        description["training"] |= {"date": "2030-01-02"}
+        description["training"] |= {"date": f"{2030 + scale}-01-02"}
     return folder
 
 
+@pytest.fixture
+def one(tmp_path):
+    return lite_whose_head_is(1, tmp_path / "one")
+
+
+@pytest.fixture
+def other(tmp_path):
+    """The same, as if trained on."""
+    return lite_whose_head_is(3, tmp_path / "other")
+
+
 @pytest.mark.slow
-def test_weights_are_averaged_by_their_shares(other):
-    detectors = [load_detector(LITE), load_detector(other)]
-    before = load_file(LITE / "model.safetensors")
-    both = weight_average.averaged(detectors, [1, 3])
+def test_weights_are_averaged_by_their_shares(one, other):
+    before = load_file(one / "model.safetensors")
+    both = weight_average.averaged([load_detector(one), load_detector(other)], [1, 3])
     assert both.keys() == before.keys()
     np.testing.assert_allclose(both[HEAD], 2.5 * before[HEAD], rtol=1e-6)
     for name in before.keys() - {HEAD}:
@@ -48,28 +63,28 @@ def test_weights_are_averaged_by_their_shares(other):
 
 
 @pytest.mark.slow
-def test_the_average_is_a_detector_of_its_own(other, tmp_path, capsys):
+def test_the_average_is_a_detector_of_its_own(one, other, tmp_path, capsys):
     data = make_dataset(tmp_path / "data", train=4, validate=8)
     output = tmp_path / "weights" / "both"
-    arguments = [str(LITE), str(other), "--data", str(data), "--output", str(output)]
+    arguments = [str(one), str(other), "--data", str(data), "--output", str(output)]
     assert weight_average.main([*arguments, "--threshold-rule", "0.6"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(": ")[0] for line in lines[-3:]] == [str(LITE), str(other), str(output)]
+    assert [line.split(": ")[0] for line in lines[-3:]] == [str(one), str(other), str(output)]
 
     detector = load_detector(output)
     assert detector.name == "both" and detector.calibration.threshold == 0.6
     training = detector.description["training"]
     assert [(part["share"], part["date"]) for part in training["averaged"]] == [
-        (0.5, load_detector(LITE).description["training"]["date"]),
-        (0.5, "2030-01-02"),
+        (0.5, "2031-01-02"),
+        (0.5, "2033-01-02"),
     ]
-    assert "50% efficientnet_lite0 of 2030-01-02" in (output / "README.md").read_text()
+    assert "50% efficientnet_lite0 of 2031-01-02" in (output / "README.md").read_text()
     assert training["fingerprint"] == load_detector(LITE).description["training"]["fingerprint"]
 
     samples = weight_average.load_dataset(data).validate
     before, after, both = (
         predict(Runtime(each.graph, each.architecture).logits, samples, each.architecture, "area")
-        for each in (load_detector(LITE), load_detector(other), detector)
+        for each in (load_detector(one), load_detector(other), detector)
     )
     np.testing.assert_allclose(both, (before + after) / 2, atol=1e-3)  # the head is linear
 
