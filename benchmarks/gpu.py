@@ -6,7 +6,7 @@
 What matters most comes first, so that a card that is lent for minutes is used well: the tests that
 need one; the shipped detectors on the card against the CPU (fake_probability may differ by 0.01),
 with photos a second; pictures a second in training, ViT-B from scratch and ResNet50; and at last
-ResNet50 and Xception trained from scratch for --minutes each (on_a_card.py).
+ResNet50 and Xception trained from scratch at once for --minutes (on_a_card.py).
 FACES is a dataset as training wants it. Prints what came out, and keeps it in --output.
 
 Exit codes: 0 all well; 1 a test failed or rows differ; 2 wrong use, or there is no such card.
@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("--only", choices=STEPS, help="default: all, in this order")
     parser.add_argument("--pictures", type=positive_int, default=1000, help="to score and to train")
     parser.add_argument(
-        "--minutes", type=positive_float, default=9, help="of each of the last step"
+        "--minutes", type=positive_float, default=9, help="that the last step takes"
     )
     parser.add_argument("--output", type=Path, default=ROOT / "reports" / "gpu", metavar="DIR")
     parser.add_argument(
@@ -128,15 +128,12 @@ def training(args: argparse.Namespace) -> tuple[dict, bool]:
 
 def networks(args: argparse.Namespace) -> tuple[dict, bool]:
     """What becomes of the networks that have no start: what on_a_card.py notes at the end."""
-    figures = {}
     options = ["--data", args.data, "--minutes", args.minutes, "--device", args.device]
-    for name in FROM_SCRATCH:
-        output = args.output / name
-        command = [sys.executable, "benchmarks/on_a_card.py", name, *options, "--output", output]
-        if subprocess.run([*map(str, command)], cwd=ROOT).returncode:
-            raise UserError(f"Training {name} failed.")
-        figures[name] = json.loads((output / "log.jsonl").read_text().splitlines()[-1])
-    return figures, True
+    command = [sys.executable, "benchmarks/on_a_card.py", *FROM_SCRATCH, *options]
+    if subprocess.run([*map(str, command), "--output", args.output], cwd=ROOT).returncode:
+        raise UserError("A training failed.")
+    logs = {name: args.output / name / "log.jsonl" for name in FROM_SCRATCH}
+    return {name: json.loads(log.read_text().splitlines()[-1]) for name, log in logs.items()}, True
 
 
 STEPS = {"tests": tests, "rows": rows, "training": training, "networks": networks}

@@ -1,13 +1,24 @@
-"""models/xception.py in torch, for cards: Keras on torch trains it at a third of the speed.
+"""models/xception.py in torch, which a machine with a card can train without Keras.
 
-Layers have the names that `models.xception.names_of` gives them, so that weights go both ways.
+    python benchmarks/torch_xception.py start starts/xception.safetensors
+    python benchmarks/torch_xception.py back card/xception/weights.safetensors xception.weights.h5
+
+The first writes what --init packaged starts from, for on_a_card.py; the second what on_a_card.py
+made of it, for train_xception.py --init. Layers have the names that `models.xception.names_of`
+gives them.
 """
 
+import argparse
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
@@ -99,11 +110,13 @@ def _padded(x: torch.Tensor) -> torch.Tensor:
 
 def from_keras(model: Any) -> dict[str, torch.Tensor]:
     """The weights of models/xception.py's network for the one here."""
-    return {
-        name: torch.tensor(_to_torch(value, weight.path.rpartition("/")[2]))
-        for layer, names in _layers(model)
-        for name, value, weight in zip(names, layer.get_weights(), layer.weights, strict=True)
-    }
+    state = {}
+    for layer, names in _layers(model):
+        for name, value, weight in zip(names, layer.get_weights(), layer.weights, strict=True):
+            state[name] = torch.tensor(_to_torch(value, weight.path.rpartition("/")[2]))
+            if name.endswith(".running_var"):
+                state[name.replace("running_var", "num_batches_tracked")] = torch.tensor(0)
+    return state
 
 
 def to_keras(state: dict[str, torch.Tensor], model: Any) -> None:
@@ -147,3 +160,34 @@ def _to_keras(value: np.ndarray, kind: str) -> np.ndarray:
     if kind == "depthwise_kernel":
         return value.transpose(2, 3, 0, 1)
     return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    steps = parser.add_subparsers(dest="step", required=True)
+    steps.add_parser("start").add_argument("output", type=Path)
+    back = steps.add_parser("back")
+    back.add_argument("weights", type=Path)
+    back.add_argument("output", type=Path)
+    args = parser.parse_args()
+
+    from models import ARCHITECTURES
+    from pipeline.keras_engine.weights import starting_point
+
+    architecture = ARCHITECTURES["xception"]
+    model = architecture.build()
+    if args.step == "start":
+        starting_point("packaged", architecture).load(model)
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: each.contiguous() for name, each in from_keras(model).items()}, args.output
+        )
+    else:
+        to_keras(load_file(args.weights), model)
+        model.save_weights(args.output)
+
+
+if __name__ == "__main__":
+    main()

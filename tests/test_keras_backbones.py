@@ -11,7 +11,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
+from benchmarks import torch_xception
 from pipeline.keras_engine.training import keras
 from tests.tiny_dataset import make_dataset, portrait
 from tests.tiny_keras import ARCHITECTURE as TINY
@@ -587,3 +589,25 @@ def test_the_packaged_xception_is_what_its_own_graph_computes(own_cache):
 def test_networks_without_a_package_say_so(name):
     with pytest.raises(UserError, match=r"packaged.*efficientnet_b0"):
         keras_training.starting_point("packaged", ARCHITECTURES[name])
+
+
+@pytest.mark.parametrize("side", [96, 97])
+def test_xceptions_twin_in_torch_computes_the_same_and_gives_its_weights_back(side):
+    model, again = (ARCHITECTURES["xception"].build(size=side) for _ in range(2))
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([random.uniform(0.5, 2, each.shape) for each in layer.get_weights()])
+    pixels = random.uniform(-1, 1, (2, side, side, 3)).astype(np.float32)
+    logits = keras.ops.convert_to_numpy(model(pixels, training=False))
+
+    twin = torch_xception.Xception().eval()
+    twin.load_state_dict(torch_xception.from_keras(model))
+    with torch.inference_mode():
+        theirs = twin(torch.from_numpy(pixels).permute(0, 3, 1, 2)).numpy()
+    assert logits.std() > 0
+    np.testing.assert_allclose(theirs, logits, rtol=1e-3, atol=1e-4 * np.abs(logits).max())
+
+    torch_xception.to_keras(twin.state_dict(), again)
+    for ours, back in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, back)
