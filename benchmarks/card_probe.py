@@ -4,12 +4,15 @@ As `train_vit.py --architecture vit_clip --tuning probe`, but worker processes c
 and all features stay on the card: of unchanged pictures first, then of changed ones, for four
 fifths of the time. A share of the real pictures among the changed ones is forged (self-blended).
 Then heads are fitted, for several blocks and penalties, with the forged pictures and without, and
-each for all kinds of fakes and without each of them. OUTPUT/probe/heads.safetensors has them all:
-which is best is to be said by pictures that no fit has seen (choose_probe.py).
+each for all kinds of fakes and without each of them. OUTPUT/probe/log.jsonl says how well they tell
+the kinds that they have not seen, in validation pictures; the best is in weights.safetensors, with
+the backbone. A penalty that holds the head to where it starts makes a detector of that:
+
+    python train_vit.py --architecture vit_clip --tuning probe --epochs 1 --weight-decay 100 \\
+        --init card/probe/weights.safetensors --blocks … --data FACES
 """
 
 import argparse
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -23,12 +26,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits, layer_norm
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 import train_vit
+from benchmarks.measuring import note
 from models import ARCHITECTURES
 from pipeline.common.labels import FAKE, REAL
 from pipeline.detectors.detector import GRAPH
+from pipeline.evaluation.metrics import auc
 from pipeline.feeding.augmentation import augment
 from pipeline.feeding.sampling import Epochs, source_of
-from pipeline.photos.images import resize
+from pipeline.photos.images import read_image, resize
 from pipeline.torch_engine.weights import read_graph
 
 BLOCKS = tuple(range(5, 13))
@@ -104,28 +109,35 @@ def probe(faces, validate: list, args: argparse.Namespace) -> None:
         pin_memory=device == "cuda",
         multiprocessing_context="fork",
     )
+
+    @torch.inference_mode()
+    def features_of(pixels: torch.Tensor) -> torch.Tensor:
+        """(N, 224, 224, 3) uint8 → (N, 16, 768) float16, as the head sees them."""
+        x = ((pixels.to(device).float() - mean) / std).permute(0, 3, 1, 2)
+        with torch.autocast(device, torch.bfloat16):
+            features = network.features(x)
+        return layer_norm(features.float(), features.shape[-1:]).half()
+
+    pictures = np.stack([resize(read_image(each.path), 224, "area") for each in validate])
+    parts = torch.from_numpy(pictures).split(64)
+    judged = torch.cat([features_of(part) for part in parts])
     seen, numbers, forged = [], [], []
-    with torch.inference_mode():
-        for pixels, number, own in loader:
-            x = ((pixels.to(device).float() - mean) / std).permute(0, 3, 1, 2)
-            with torch.autocast(device, torch.bfloat16):
-                features = network.features(x)
-            seen.append(layer_norm(features.float(), features.shape[-1:]).half())
-            numbers.append(number)
-            forged.append(own)
-            if time.perf_counter() - began > 0.8 * 60 * args.minutes:
-                break
-        seen = torch.cat(seen)  # (N, 16, 768)
+    for pixels, number, own in loader:
+        seen.append(features_of(pixels))
+        numbers.append(number)
+        forged.append(own)
+        if time.perf_counter() - began > 0.8 * 60 * args.minutes:
+            break
+    seen = torch.cat(seen)
     numbers, forged = torch.cat(numbers).numpy(), torch.cat(forged).numpy()
     labels = np.array([sample.label for sample in faces.samples])
     kinds = np.array([family(source_of(sample)) for sample in faces.samples])
     often = Epochs(faces.samples, 0.0, "generator", 0).frequencies()[: len(labels)]
     left_out = ["", *sorted(set(kinds[labels == FAKE]))]
     is_fake = np.maximum(labels[numbers], forged)
-    print("probe:", len(numbers), "views", int(forged.sum()), "forged", left_out, flush=True)
-    heads = {}
+    best = 0.0
     for own, (first, last), penalty in VARIANTS:
-        if time.perf_counter() - began > 60 * args.minutes + 20:
+        if time.perf_counter() - began > 60 * args.minutes:
             break
         shares = often[numbers][:, None] * np.stack(
             [kinds[numbers] != each for each in left_out], 1
@@ -133,14 +145,33 @@ def probe(faces, validate: list, args: argparse.Namespace) -> None:
         shares = shares * (own | (1 - forged))[:, None]
         chosen = slice(2 * (first - BLOCKS[0]), 2 * (last + 1 - BLOCKS[0]))
         weight, bias, loss = fitted(seen[:, chosen].flatten(1), is_fake, shares, penalty, device)
-        name = f"own {own}, blocks {first} to {last}, penalty {penalty:g}"
-        heads |= {f"{name}: weight": weight, f"{name}: bias": bias}
-        print("probe:", name, f"{loss:.4f}", f"{time.perf_counter() - began:.0f} s", flush=True)
-        save_file(
-            {key: value.cpu().contiguous() for key, value in heads.items()},
-            output / "heads.safetensors",
-            {"left out": json.dumps(left_out), "views": str(len(numbers))},
-        )
+        logits = (judged[:, chosen].flatten(1).float() @ weight.T + bias).cpu().numpy()
+        unseen = unseen_aucs(logits, validate, left_out)
+        mean = float(np.mean(list(unseen.values()) or [0.0]))
+        entry = {"forged": own, "blocks": [first, last], "penalty": penalty, "loss": loss}
+        note(output, **entry, views=len(numbers), unseen=unseen, mean=mean)
+        if mean >= best:
+            best = mean
+            head = {"head.linear.weight": weight[:1], "head.linear.bias": bias[:1]}
+            state = {name: value.half() for name, value in network.state_dict().items()} | head
+            save_file(
+                {name: each.contiguous() for name, each in state.items()},
+                output / "weights.safetensors",
+            )
+
+
+def unseen_aucs(logits: np.ndarray, samples: list, left_out: list[str]) -> dict[str, float]:
+    """Of each kind with at least ten pictures, the AUC of the fit without it (N, kinds), beside all
+    real faces."""
+    labels = np.array([sample.label for sample in samples])
+    kinds = np.array([family(source_of(sample)) for sample in samples])
+    aucs = {}
+    for column, kind in enumerate(left_out):
+        its = (kinds == kind) & (labels == FAKE)
+        if its.sum() >= 10:
+            both = its | (labels == REAL)
+            aucs[kind] = float(auc(labels[both], logits[both, column]))
+    return aucs
 
 
 def fitted(

@@ -82,3 +82,10 @@ def _processor() -> str:
     known = dict.fromkeys(name for flag, name in _INSTRUCTIONS.items() if flag in flags)
     processor = of_first.get("model name") or platform.machine()
     return f"{processor} ({', '.join(known)})" if known else processor
+
+
+def note(output: Path, **entries) -> None:
+    """Print a line of a long run, and add it to `output`/log.jsonl."""
+    print(output.name, json.dumps(entries), flush=True)
+    with open(output / "log.jsonl", "a", encoding="utf-8") as log:
+        print(json.dumps(entries), file=log)

@@ -22,7 +22,6 @@ probe: features of unchanged and changed pictures, and heads fitted to them (car
 
 import argparse
 import copy
-import json
 import math
 import multiprocessing
 import os
@@ -46,7 +45,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from benchmarks.card_probe import probe
-from benchmarks.measuring import ROOT
+from benchmarks.measuring import ROOT, note
 from benchmarks.torch_xception import Xception
 from models import ARCHITECTURES, Architecture
 from pipeline.common.command_line import positive_float, positive_int, run
@@ -349,12 +348,6 @@ def train(name: str, faces: Faces, validate: list[Sample], args: argparse.Namesp
             save(average, output)
     save(average, output)
     note(output, pictures=seen, auc=validation_auc(average, validate, device))
-
-
-def note(output: Path, **entries) -> None:
-    print(output.name, json.dumps(entries), flush=True)
-    with open(output / "log.jsonl", "a", encoding="utf-8") as log:
-        print(json.dumps(entries), file=log)
 
 
 if __name__ == "__main__":
