@@ -1,23 +1,20 @@
-"""Train networks on an NVIDIA card, in minutes: ResNet50, Xception, and the head of CLIP's ViT.
+"""Train ResNet50 and Xception on an NVIDIA card, in minutes.
 
     python benchmarks/on_a_card.py resnet50 --data faces.csv --minutes 9 --output card/
-    python benchmarks/on_a_card.py resnet50 xception probe --data faces.csv --minutes 7 \\
+    python benchmarks/on_a_card.py resnet50 xception --data faces.csv --minutes 7 \\
         --starts starts/ --output card/
 
 What train_<model>.py takes days for on two cores, for a card that is lent for minutes: worker
 processes change the pictures, the card does the rest in bfloat16, and the learning rate falls as a
 cosine of the time that has passed. Several networks share one card, each in its own process.
 
-resnet50 and xception: the pictures are small at first, in turn shrunk and cut out at their own
-size, where the traces of forgery are. Half of each label is the opinion of the shipped ViT, but
-of self-blended fakes, which are not its own kind; and what the network has before its last layers
-has to tell, through one more layer, the features that the teacher sees in the same picture. They
-start from DIR/NETWORK.safetensors of --starts, or from scratch. In OUTPUT/NETWORK/ are log.jsonl
-and, written several times, weights.safetensors, the moving average of the weights, from which the
-network's own script goes on (--init). Xception is trained as a twin in torch (torch_xception.py),
-and OUTPUT/xception/weights.safetensors is for `torch_xception.to_keras`.
-
-probe: features of unchanged and changed pictures, and heads fitted to them (card_probe.py).
+The pictures are small at first, in turn shrunk and cut out at their own size, where the traces of
+forgery are. Half of each label is the opinion of the shipped ViT, but of self-blended fakes, which
+are not its own kind; and what the network has before its last layers has to tell, through one more
+layer, the features that the ViT sees in the same picture. They start from DIR/NETWORK.safetensors
+of --starts, or from scratch. In OUTPUT/NETWORK/ are log.jsonl and, written several times,
+weights.safetensors, the moving average of the weights, from which train_resnet50.py goes on
+(--init). Xception is trained as a twin in torch: see torch_xception.py.
 """
 
 import argparse
@@ -30,7 +27,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # forked workers would wait for threads that they do not have
@@ -44,7 +40,6 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from benchmarks.card_probe import probe
 from benchmarks.measuring import ROOT, note
 from benchmarks.torch_xception import Xception
 from models import ARCHITECTURES, Architecture
@@ -259,7 +254,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("networks", nargs="+", choices=("resnet50", "xception", "probe"))
+    add("networks", nargs="+", choices=LAST_LAYERS)
     add("--data", type=Path, required=True, metavar="FACES")
     add("--minutes", type=positive_float, required=True)
     add("--output", type=Path, required=True, metavar="DIR")
@@ -275,13 +270,11 @@ def main() -> None:
     cv2.setNumThreads(1)  # before any is started: forked processes would wait for them
     dataset = load_dataset(args.data)
     faces = Faces(dataset.train, args.batch_size, args.seed)
-    shares = {name: 1 if name == "probe" else 2 for name in args.networks}
-    fork, workers, jobs = multiprocessing.get_context("fork"), args.workers, []
-    for name, share in shares.items():
-        args.workers = max(1, workers * share // sum(shares.values()))
+    args.workers = max(1, args.workers // len(args.networks))
+    fork, jobs = multiprocessing.get_context("fork"), []
+    for name in args.networks:
         (args.output / name).mkdir(parents=True, exist_ok=True)
-        job = probe if name == "probe" else partial(train, name)
-        jobs.append(fork.Process(target=job, args=(faces, dataset.validate, args)))
+        jobs.append(fork.Process(target=train, args=(name, faces, dataset.validate, args)))
         jobs[-1].start()
     for job in jobs:
         job.join()
