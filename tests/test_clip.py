@@ -174,6 +174,14 @@ def test_a_detector_says_which_blocks_its_head_sees(tmp_path):
     assert "head.linear.weight" not in weights.read_weights(folder, VIT_CLIP)[0]
 
 
+def test_a_detector_that_does_not_say_so_is_of_the_time_when_all_heads_saw_six(tmp_path):
+    folder = copy_with(tmp_path)
+    description = json.loads((folder / "detector.json").read_text())
+    description.pop("options", None)
+    (folder / "detector.json").write_text(json.dumps(description))
+    assert load_detector(folder).architecture.options == (("blocks", (7, 8, 9, 10, 11, 12)),)
+
+
 @pytest.mark.parametrize(
     "options", [[7], {"blocks": []}, {"blocks": ["7"]}, {"blocks": [0]}, {"width": [1]}]
 )
