@@ -9,6 +9,7 @@ gives them.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,6 +174,7 @@ def main() -> None:
     back.add_argument("output", type=Path)
     args = parser.parse_args()
 
+    os.environ.setdefault("KERAS_BACKEND", "torch")  # which is here, and enough
     from models import ARCHITECTURES
     from pipeline.keras_engine.weights import starting_point
 

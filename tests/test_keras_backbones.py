@@ -11,9 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import torch
 
-from benchmarks import torch_xception
 from pipeline.keras_engine.training import keras
 from tests.tiny_dataset import make_dataset, portrait
 from tests.tiny_keras import ARCHITECTURE as TINY
@@ -591,23 +589,42 @@ def test_networks_without_a_package_say_so(name):
         keras_training.starting_point("packaged", ARCHITECTURES[name])
 
 
-@pytest.mark.parametrize("side", [96, 97])
-def test_xceptions_twin_in_torch_computes_the_same_and_gives_its_weights_back(side):
-    model, again = (ARCHITECTURES["xception"].build(size=side) for _ in range(2))
-    random = np.random.default_rng(0)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.set_weights([random.uniform(0.5, 2, each.shape) for each in layer.get_weights()])
-    pixels = random.uniform(-1, 1, (2, side, side, 3)).astype(np.float32)
-    logits = keras.ops.convert_to_numpy(model(pixels, training=False))
+TWIN = """
+import json, sys
+import keras, numpy as np, torch
+from benchmarks import torch_xception
+from models import ARCHITECTURES
 
+side = int(sys.argv[1])
+model, again = (ARCHITECTURES["xception"].build(size=side) for _ in range(2))
+random = np.random.default_rng(0)
+for layer in model.layers:
+    if isinstance(layer, keras.layers.BatchNormalization):
+        layer.set_weights([random.uniform(0.5, 2, each.shape) for each in layer.get_weights()])
+pixels = random.uniform(-1, 1, (2, side, side, 3)).astype(np.float32)
+with torch.inference_mode():
+    logits = keras.ops.convert_to_numpy(model(pixels, training=False))
     twin = torch_xception.Xception().eval()
     twin.load_state_dict(torch_xception.from_keras(model))
-    with torch.inference_mode():
-        theirs = twin(torch.from_numpy(pixels).permute(0, 3, 1, 2)).numpy()
-    assert logits.std() > 0
-    np.testing.assert_allclose(theirs, logits, rtol=1e-3, atol=1e-4 * np.abs(logits).max())
+    theirs = twin(torch.from_numpy(pixels).permute(0, 3, 1, 2)).numpy()
+torch_xception.to_keras(twin.state_dict(), again)
+pairs = zip(model.get_weights(), again.get_weights(), strict=True)
+same = all(np.array_equal(ours, back) for ours, back in pairs)
+print(json.dumps([logits.tolist(), theirs.tolist(), same]))
+"""
 
-    torch_xception.to_keras(twin.state_dict(), again)
-    for ours, back in zip(model.get_weights(), again.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, back)
+
+@pytest.mark.parametrize("side", [96, 97])
+def test_xceptions_twin_in_torch_computes_the_same_and_gives_its_weights_back(side):
+    done = subprocess.run(
+        [sys.executable, "-c", TWIN, str(side)],
+        cwd=REPOSITORY,
+        env=os.environ | {"KERAS_BACKEND": "torch"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ours, theirs, same = json.loads(done.stdout.splitlines()[-1])
+    assert np.std(ours) > 0
+    np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-4 * np.abs(ours).max())
+    assert same
