@@ -31,7 +31,7 @@ class Xception(nn.Module):
 
     def __init__(self, dropout: float = 0.5):
         super().__init__()
-        self._residuals = 0
+        residuals = 0
         self._convolution("block1_conv1", "block1_conv1_bn", 3, 32, 3, stride=2)
         self._convolution("block1_conv2", "block1_conv2_bn", 32, 64, 3)
         width = 64
@@ -40,10 +40,10 @@ class Xception(nn.Module):
                 self._separable(f"block{block}_sepconv{number}", width, out)
                 width = out
             if block in _HALVED:
-                self._residuals += 1
+                residuals += 1
                 self._convolution(
-                    f"conv2d_{self._residuals}",
-                    f"batch_normalization_{self._residuals}",
+                    f"conv2d_{residuals}",
+                    f"batch_normalization_{residuals}",
                     _HALVED[block],
                     width,
                     1,
